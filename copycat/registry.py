@@ -1,0 +1,51 @@
+"""Finds transports and storages by the names they are registered under, so that the core never imports one."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from copycat.errors import UnknownStorage, UnknownTransport, UsageError
+from copycat.ports import Storage, Transport
+
+TRANSPORTS = "copycat.transports"
+STORAGES = "copycat.storage"
+
+
+def registered(group: str) -> dict[str, EntryPoint]:
+    """The entry points of ``group`` by name, in order of names."""
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
+
+
+def make_transport(plug: str | Transport) -> Transport:
+    """The transport itself, or a new one of the class registered under that name.
+
+    Raises :class:`~copycat.errors.UnknownTransport`.
+    """
+    if not isinstance(plug, str):
+        return plug
+    transport: Transport = _load(plug, TRANSPORTS, UnknownTransport)()
+    return transport
+
+
+def make_storage(plug: str | Storage) -> Storage:
+    """The storage itself, or a new one of the class registered under that name.
+
+    Raises :class:`~copycat.errors.UnknownStorage`.
+    """
+    if not isinstance(plug, str):
+        return plug
+    storage: Storage = _load(plug, STORAGES, UnknownStorage)()
+    return storage
+
+
+def _load(name: str, group: str, unknown: type[UsageError]) -> Any:
+    points = registered(group)
+    point = points.get(name)
+    if point is None:
+        known = ", ".join(points) or "none; is the package installed?"
+        raise unknown(f"no entry point {name!r} in group {group}; registered are: {known}")
+    try:
+        return point.load()
+    except ImportError as error:
+        raise unknown(f"{name!r} in group {group} can't be imported: {error}; install what it needs") from error

@@ -1,0 +1,58 @@
+"""What a node tells about itself, its cluster and its groups: frozen values, safe to keep and to share between threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A replica of a group, and the node that hosts it."""
+
+    raft_id: int
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatus:
+    """One replica's view of its group.
+
+    ``commit_position`` and ``applied_position`` count items; where entries are committed but not applied yet, the former
+    is the latter. ``lag`` is told by the leader alone: entries of the log that each other replica is behind, by raft id.
+    """
+
+    data_structure_id: str
+    raft_id: int
+    role: str
+    """``leader``, ``follower``, ``candidate`` or ``learner``."""
+    term: int
+    leader: str | None
+    """Node id of the leader, if one is known."""
+    commit_position: int
+    applied_position: int
+    voters: tuple[Peer, ...]
+    learners: tuple[Peer, ...]
+    lag: Mapping[int, int] = field(default_factory=dict)
+    interactive: bool = False
+    """Whether a consumer is attached on this node."""
+    replicas_wanted: int = 0
+    """Voters that the group was created to have."""
+    under_replicated: bool = False
+    """Whether it has fewer voters on living nodes than that; it grows when nodes come."""
+    log_bytes: int = 0
+    """Bytes of log on this node's disk."""
+    snapshot_position: int = 0
+    """Position that this node's newest snapshot stands for; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node, as this one knows it. ``state`` is ``alive``, ``suspect``, ``dead`` or ``left``."""
+
+    node_id: str
+    address: str
+    """``host:port`` of its gossip: what ``peers_to_contact`` takes."""
+    state: str
+    data_center: str = ""
+    rack: str = ""
