@@ -1,0 +1,247 @@
+"""LevelDB (through plyvel) as a storage: one database in ``data_dir/db``.
+
+What it relies on LevelDB for: a batch is one checksummed record of its log, so a crash leaves it whole or absent, and a
+synced write makes every earlier one durable too. What it adds: the directory is ours alone (:mod:`copycat.storage.directory`),
+no call reaches a database that is closed or being closed (in C++ that is a crash, not an exception), and after a failed
+write nothing more is written, because LevelDB's log then ends in a place nobody knows.
+
+It knows nothing of what the keys mean, and never repairs: a database that can't be read is reported, not emptied.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import plyvel
+
+from copycat.errors import CopyCatError, StorageCorrupt, StorageFailed
+from copycat.ports import WriteBatch
+from copycat.storage import directory
+
+DATABASE = "db"
+
+WRITE_BUFFER_BYTES = 32 << 20
+"""Log entries are mostly deleted by compaction soon after they were written. The larger the buffer, the more of them die in it
+and are never sorted into files; but at most twice this is replayed when the database opens."""
+
+FILE_BYTES = 8 << 20
+"""Larger than LevelDB's 2 MiB, so that the files of some GiB of snapshots fit in its table of open files."""
+
+OPEN_FILES_MAX = 512
+"""File descriptors are shared with the sockets of the process, and the usual limit is 1,024."""
+
+BLOCK_CACHE_BYTES = 16 << 20
+"""A follower that catches up reads ahead in pieces smaller than what lies in a block; each block is read once."""
+
+SCAN_ITEMS = 256
+SCAN_BYTES = 64 << 10
+"""A scan reads this much ahead at most (or one pair), so that holding the database costs once per piece."""
+
+CLOSE_WAIT_S = 10.0
+"""How long :meth:`LevelDBStorage.close` waits for calls of other threads to come back."""
+
+_FOREIGN_ERRORS = (plyvel.Error, OSError, RuntimeError)  # RuntimeError is plyvel's word for "closed"
+
+
+class LevelDBStorage:
+    """See :class:`copycat.ports.Storage`. Any thread may call anything; writes are the caller's to put in one order."""
+
+    __slots__ = ("_claim", "_data_dir", "_database", "_gate", "_write_failure")
+
+    def __init__(self) -> None:
+        self._gate = _Gate()
+        self._database: Any = None
+        self._claim: directory.Claim | None = None
+        self._data_dir = Path()
+        self._write_failure: str | None = None
+
+    def open(self, data_dir: Path) -> None:
+        claim = directory.claim(data_dir, "leveldb")  # refuses an instance that is already open, too
+        try:
+            self._database = _open_database(data_dir)
+        except BaseException:
+            claim.release()
+            raise
+        self._claim = claim
+        self._data_dir = data_dir
+        self._write_failure = None
+        self._gate.open()
+
+    def write(self, batch: WriteBatch, sync: bool) -> None:
+        self._gate.enter()
+        try:
+            if self._write_failure is not None:
+                raise StorageFailed(f"an earlier write to {self._data_dir} failed: {self._write_failure}")
+            pending = self._database.write_batch(sync=sync)
+            put, delete = pending.put, pending.delete
+            for key, value in batch.operations:
+                if value is None:
+                    delete(key)
+                else:
+                    put(key, value)
+            pending.write()
+        except _FOREIGN_ERRORS as error:
+            self._write_failure = str(error)
+            raise _translated("write to", self._data_dir, error) from error
+        finally:
+            self._gate.leave()
+
+    def get(self, key: bytes) -> bytes | None:
+        self._gate.enter()
+        try:
+            value: bytes | None = self._database.get(key, verify_checksums=True)
+        except _FOREIGN_ERRORS as error:
+            raise _translated("read from", self._data_dir, error) from error
+        finally:
+            self._gate.leave()
+        return value
+
+    def scan(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        self._gate.enter()
+        try:
+            if start >= stop:
+                return iter(())
+            # LevelDB fixes what an iterator sees when it is made: that is the isolation the port asks for.
+            iterator = self._database.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
+        except _FOREIGN_ERRORS as error:
+            raise _translated("read from", self._data_dir, error) from error
+        finally:
+            self._gate.leave()
+        pieces = self._pieces(iterator)
+        return chain(next(pieces), chain.from_iterable(pieces))
+
+    def _pieces(self, iterator: Any) -> Iterator[list[tuple[bytes, bytes]]]:
+        """What is left of ``iterator``, in pieces; the last one may be empty, and there is always a first."""
+        try:
+            exhausted = False
+            while not exhausted:
+                self._gate.enter()
+                try:
+                    piece, exhausted = _read_piece(iterator)
+                except _FOREIGN_ERRORS as error:
+                    raise _translated("read from", self._data_dir, error) from error
+                finally:
+                    self._gate.leave()
+                yield piece
+        finally:
+            if self._gate.enter_if_open():  # otherwise the database has closed, or will close, its iterators itself
+                try:
+                    iterator.close()
+                finally:
+                    self._gate.leave()
+
+    def close(self) -> None:
+        if not self._gate.shut(CLOSE_WAIT_S):
+            raise StorageFailed(
+                f"{self._data_dir} is still being read or written after {CLOSE_WAIT_S:g} s; its lock is kept until a "
+                "later close, or the end of the process"
+            )
+        database, self._database = self._database, None
+        claim, self._claim = self._claim, None
+        try:
+            if database is not None:
+                database.close()
+        except _FOREIGN_ERRORS as error:
+            raise _translated("close", self._data_dir, error) from error
+        finally:
+            if claim is not None:
+                claim.release()
+
+
+class _Gate:
+    """Lets calls in while the database is open, and lets it close only when all of them are out."""
+
+    __slots__ = ("_condition", "_inside", "_is_open")
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._is_open = False
+
+    def open(self) -> None:
+        with self._condition:
+            self._is_open = True
+
+    def enter(self) -> None:
+        """Raises :class:`~copycat.errors.StorageFailed` when shut."""
+        if not self.enter_if_open():
+            raise StorageFailed("the storage is closed: open it before reading or writing")
+
+    def enter_if_open(self) -> bool:
+        with self._condition:
+            if self._is_open:
+                self._inside += 1
+            return self._is_open
+
+    def leave(self) -> None:
+        with self._condition:
+            self._inside -= 1
+            if not self._is_open:
+                self._condition.notify_all()
+
+    def shut(self, wait_s: float) -> bool:
+        """Let nobody in any more; True once everybody is out, False if that took longer than ``wait_s``."""
+        deadline = time.monotonic() + wait_s
+        with self._condition:
+            self._is_open = False
+            while self._inside:
+                if not self._condition.wait(deadline - time.monotonic()) and self._inside:
+                    return False
+            return True
+
+
+def _open_database(data_dir: Path) -> Any:
+    path = data_dir / DATABASE
+    try:
+        if not path.exists():
+            path.mkdir(mode=0o700)
+            directory.sync_directory(data_dir)
+        _refuse_headless(path)
+        return plyvel.DB(
+            str(path),
+            create_if_missing=True,
+            # Without these checks LevelDB drops damaged records of its log in silence: acknowledged entries would be gone,
+            # and Raft would go on with less than it promised. A log that a crash cut short is no damage, and still opens.
+            paranoid_checks=True,
+            write_buffer_size=WRITE_BUFFER_BYTES,
+            max_file_size=FILE_BYTES,
+            max_open_files=OPEN_FILES_MAX,
+            lru_cache_size=BLOCK_CACHE_BYTES,
+            # Cheap, in LevelDB's own thread, and it halves what compaction of textual proposals writes.
+            compression="snappy",
+        )
+    except _FOREIGN_ERRORS as error:
+        raise _translated("open", data_dir, error) from error
+
+
+def _refuse_headless(path: Path) -> None:
+    """LevelDB takes a directory without CURRENT for a new one, and would delete the data that lies in it."""
+    if (path / "CURRENT").exists():
+        return
+    data = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".ldb", ".sst", ".log"))
+    if data:
+        raise StorageCorrupt(f"{path} has lost its file CURRENT but holds data ({data[0]}); restore it from a copy")
+
+
+def _read_piece(iterator: Any) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """Up to one piece, and whether the iterator has ended."""
+    piece: list[tuple[bytes, bytes]] = []
+    room = SCAN_BYTES
+    for pair in iterator:
+        piece.append(pair)
+        room -= len(pair[0]) + len(pair[1])
+        if room <= 0 or len(piece) == SCAN_ITEMS:
+            return piece, False
+    return piece, True
+
+
+def _translated(doing: str, data_dir: Path, error: Exception) -> CopyCatError:
+    detail = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+    if isinstance(error, plyvel.CorruptionError):
+        return StorageCorrupt(f"LevelDB found damage while trying to {doing} {data_dir}: {detail}")
+    return StorageFailed(f"LevelDB failed to {doing} {data_dir}: {detail}")
