@@ -1,0 +1,293 @@
+"""The transport over ZeroMQ: TCP for RAFT, BULK and GOSSIP, UDP for HEARTBEAT, on the two ports of an address.
+
+======== ================================================== =========================================
+lane     receives on                                        sends with
+======== ================================================== =========================================
+RAFT     one ROUTER, bound to TCP ``copycat_port``          one DEALER per peer
+BULK     the same ROUTER, over connections of its own       one more DEALER per peer, made at first use
+GOSSIP   one SUB, connected to the peers subscribed to      one PUB, bound to TCP ``gossip_port``
+HEARTBEAT one UDP socket, bound to ``gossip_port``          the same
+======== ================================================== =========================================
+
+Why BULK shares RAFT's port: a node is known by two ports, and these are what firewalls, containers and address files
+name; a third one, however it is found, fails exactly where snapshots matter. A DEALER per lane keeps apart what must be
+apart: each has its own connection, its own bounded queues at both ends and its own back-pressure, so a full BULK queue
+delays nothing on RAFT. The ROUTER takes one frame from each connection in turn, so a RAFT frame waits for at most one
+chunk per sender, and :meth:`ZeroMQTransport.poll` hands RAFT out first. The lane travels in a first part of one byte
+(a short frame: in the first byte of the only part) and not in the routing id: an id that is set can collide with a stale
+connection's, and shut a restarted peer out.
+
+Frames go one way only; an answer goes over the answerer's own DEALER, so routing ids are dropped on receipt.
+
+This never blocks, never starts a look-up of a name in the caller's thread (see ``resolver``), and keeps nothing for a
+peer that is not connected. It does not bound the number of parts that a hostile peer puts in one message before libzmq
+hands it over: ZMTP has no such bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import zmq
+
+from copycat.ports import FRAME_PARTS_MAX, Address, Inbound, Lane
+from copycat.transports import zeromq_sockets as sockets
+from copycat.transports.resolver import Resolver
+from copycat.transports.wakeup import Wakeup
+from copycat.transports.zeromq_links import PACKED, Link, unpack_parts
+from copycat.transports.zeromq_subscriptions import Subscriptions
+
+FRAMES_PER_POLL_MAX = 256  # of each of the three receiving sockets
+BYTES_PER_POLL_MAX = 8 << 20  # and one frame more: what is read stays bounded however large the frames are
+DATAGRAM_BUFFER_BYTES = 65_536
+
+_TAGS = {Lane.RAFT: b"\x00", Lane.BULK: b"\x01"}
+
+
+@dataclass(slots=True)
+class _Peer:
+    address: Address
+    raft: Link
+    bulk: Link | None = None  # most peers never get a snapshot from here
+
+
+class ZeroMQTransport:
+    """:class:`copycat.ports.Transport` over TCP and UDP. ``dropped`` counts the inbound frames that were refused."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._opened = False
+        self._closed = False
+        self._wakeup = Wakeup()
+        self._peers: dict[str, _Peer] = {}
+        self._names_changed = False
+
+    def open(self, bind_address: str, address: Address, frame_bytes_max: int) -> Address:
+        """See :meth:`copycat.ports.Transport.open`. ``bind_address`` may be a name, a number, ``*`` or empty (all)."""
+        assert not self._opened, "a transport is opened once"
+        assert not self._closed, "a closed transport is not opened again: make another"
+        host = sockets.numeric_bind_address(bind_address)
+        self._ipv6 = ":" in host
+        self._frame_bytes_max = frame_bytes_max
+        self._context = sockets.context()
+        try:
+            self._router = self._make(zmq.ROUTER, sockets.RAFT_QUEUE_FRAMES_MAX)
+            copycat_port = sockets.bind_router(self._router, host, address.copycat_port)
+            gossip = sockets.bind_gossip(self._context, host, address.gossip_port)
+            self._publisher, self._datagrams = gossip.publisher, gossip.datagrams
+            self._resolver = Resolver(self._datagrams.family, self._on_names_changed)
+            try:
+                self._subscriptions = Subscriptions(self._context, self._ipv6, frame_bytes_max, self._resolver)
+            except BaseException:
+                self._datagrams.close()
+                raise
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        wakeup_descriptor = self._wakeup.open()
+        self._poller = zmq.Poller()
+        for receiver in (self._router, self._subscriptions.socket):
+            self._poller.register(receiver, zmq.POLLIN)
+        self._poller.register(self._datagrams.fileno(), zmq.POLLIN)
+        self._poller.register(wakeup_descriptor, zmq.POLLIN)
+        self._opened = True
+        return replace(address, copycat_port=copycat_port, gossip_port=gossip.port)
+
+    def connect(self, node_id: str, address: Address) -> None:
+        """See :meth:`copycat.ports.Transport.connect`. The same address again keeps the connection."""
+        known = self._peers.get(node_id)
+        if known is not None:
+            if known.address == address:
+                return
+            self.disconnect(node_id)
+        self._peers[node_id] = _Peer(address, self._link(address, Lane.RAFT))
+
+    def disconnect(self, node_id: str) -> None:
+        """See :meth:`copycat.ports.Transport.disconnect`."""
+        peer = self._peers.pop(node_id, None)
+        if peer is not None:
+            peer.raft.close()
+            if peer.bulk is not None:
+                peer.bulk.close()
+
+    def send(self, lane: Lane, node_id: str, parts: Sequence[bytes]) -> bool:
+        """See :meth:`copycat.ports.Transport.send`."""
+        peer = self._peers.get(node_id)
+        if peer is None or not 0 < len(parts) <= FRAME_PARTS_MAX:
+            return False
+        if lane is Lane.RAFT:
+            return peer.raft.send(parts)
+        assert lane is Lane.BULK, lane
+        if peer.bulk is None:
+            peer.bulk = self._link(peer.address, Lane.BULK)
+        return peer.bulk.send(parts)
+
+    def send_datagram(self, host: str, port: int, data: bytes) -> bool:
+        """See :meth:`copycat.ports.Transport.send_datagram`."""
+        numeric = self._resolver.lookup(host)
+        if numeric is None:
+            return False
+        try:
+            self._datagrams.sendto(data, (numeric, port))
+        except (OSError, OverflowError):
+            return False
+        return True
+
+    def subscribe(self, node_id: str, address: Address) -> None:
+        """See :meth:`copycat.ports.Transport.subscribe`."""
+        self._subscriptions.add(node_id, address)
+
+    def unsubscribe(self, node_id: str) -> None:
+        """See :meth:`copycat.ports.Transport.unsubscribe`."""
+        self._subscriptions.remove(node_id)
+
+    def publish(self, parts: Sequence[bytes]) -> None:
+        """See :meth:`copycat.ports.Transport.publish`."""
+        if 0 < len(parts) <= FRAME_PARTS_MAX:
+            self._publisher.send_multipart(parts, zmq.NOBLOCK)  # a PUB drops by itself and is always ready
+
+    def poll(self, timeout_s: float) -> list[Inbound]:
+        """See :meth:`copycat.ports.Transport.poll`. RAFT comes first, BULK last."""
+        wakeup = self._wakeup
+        # Rounded up: a wait of less than a millisecond must not turn into a busy loop.
+        timeout_ms = math.ceil(timeout_s * 1000) if timeout_s > 0 and wakeup.arm() else 0
+        try:
+            ready = self._poller.poll(timeout_ms)
+        finally:
+            wakeup.disarm()
+        if self._names_changed:
+            self._connect_resolved()
+        self._subscriptions.tend()
+        raft: list[Inbound] = []
+        bulk: list[Inbound] = []
+        for source, _ in ready:
+            if source is self._router:
+                self._receive_frames(raft, bulk)
+            elif source is self._subscriptions.socket:
+                self._receive_gossip(bulk)
+            elif source == self._datagrams.fileno():
+                self._receive_datagrams(raft)
+        if bulk:
+            bulk.sort(key=_bulk_last)
+            raft += bulk
+        return raft
+
+    def wake(self) -> None:
+        """See :meth:`copycat.ports.Transport.wake`. Does nothing once closed."""
+        self._wakeup.wake()
+
+    def close(self) -> None:
+        """See :meth:`copycat.ports.Transport.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._wakeup.close()
+        if not self._opened:
+            return
+        self._resolver.close()
+        for node_id in list(self._peers):
+            self.disconnect(node_id)
+        self._subscriptions.close()
+        self._publisher.close()
+        self._router.close()
+        self._datagrams.close()
+        self._context.term()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _make(self, kind: int, queue_frames_max: int) -> zmq.Socket[bytes]:
+        return sockets.make(self._context, kind, self._ipv6, self._frame_bytes_max, queue_frames_max)
+
+    def _link(self, address: Address, lane: Lane) -> Link:
+        return Link(
+            address.hostname,
+            address.copycat_port,
+            _TAGS[lane],
+            self._resolver,
+            self._make_raft_dealer if lane is Lane.RAFT else self._make_bulk_dealer,
+        )
+
+    def _make_raft_dealer(self) -> zmq.Socket[bytes]:
+        dealer = self._make(zmq.DEALER, sockets.RAFT_QUEUE_FRAMES_MAX)
+        dealer.set(zmq.IMMEDIATE, 1)
+        return dealer
+
+    def _make_bulk_dealer(self) -> zmq.Socket[bytes]:
+        dealer = self._make(zmq.DEALER, sockets.BULK_QUEUE_FRAMES_MAX)
+        dealer.set(zmq.IMMEDIATE, 1)
+        return dealer
+
+    def _receive_frames(self, raft: list[Inbound], bulk: list[Inbound]) -> None:
+        receive, raft_tag, bulk_tag = self._router.recv_multipart, _TAGS[Lane.RAFT], _TAGS[Lane.BULK]
+        frames_left, bytes_left = FRAMES_PER_POLL_MAX, BYTES_PER_POLL_MAX
+        while frames_left > 0 and bytes_left > 0:
+            frames_left -= 1
+            try:
+                received = receive(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            tag = received[1]
+            parts = received[2:]
+            if not parts:
+                bytes_left -= len(tag)
+                unpacked = unpack_parts(tag)
+                tag = bytes((tag[0] & ~PACKED,)) if unpacked is not None and tag[0] & PACKED else b""
+                parts = unpacked or []
+            length = sum(map(len, parts))
+            bytes_left -= length
+            if not 0 < len(parts) <= FRAME_PARTS_MAX or length > self._frame_bytes_max:
+                self.dropped += 1
+            elif tag == raft_tag:
+                raft.append(Inbound(Lane.RAFT, parts))
+            elif tag == bulk_tag:
+                bulk.append(Inbound(Lane.BULK, parts))
+            else:
+                self.dropped += 1
+            if not int(self._router.get(zmq.EVENTS)) & zmq.POLLIN:  # an exception that says so costs many times as much
+                return
+
+    def _receive_gossip(self, gossip: list[Inbound]) -> None:
+        receive = self._subscriptions.socket.recv_multipart
+        frames_left, bytes_left = FRAMES_PER_POLL_MAX, BYTES_PER_POLL_MAX
+        while frames_left > 0 and bytes_left > 0:
+            frames_left -= 1
+            try:
+                parts = receive(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            length = sum(map(len, parts))
+            bytes_left -= length
+            if len(parts) > FRAME_PARTS_MAX or length > self._frame_bytes_max:
+                self.dropped += 1
+            else:
+                gossip.append(Inbound(Lane.GOSSIP, parts))
+
+    def _receive_datagrams(self, datagrams: list[Inbound]) -> None:
+        receive = self._datagrams.recvfrom
+        for _ in range(FRAMES_PER_POLL_MAX):
+            try:
+                data, source = receive(DATAGRAM_BUFFER_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:  # an earlier datagram's ICMP error: nothing was received, and nothing is wrong here
+                continue
+            if len(data) > self._frame_bytes_max:
+                self.dropped += 1
+                continue
+            datagrams.append(Inbound(Lane.HEARTBEAT, [data], (source[0], source[1])))
+
+    def _on_names_changed(self) -> None:
+        self._names_changed = True
+        self._wakeup.wake()
+
+    def _connect_resolved(self) -> None:
+        self._names_changed = False
+        for peer in self._peers.values():
+            peer.raft.build()
+        self._subscriptions.connect_resolved()
+
+
+def _bulk_last(inbound: Inbound) -> bool:
+    return inbound.lane is Lane.BULK
