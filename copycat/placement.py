@@ -1,0 +1,160 @@
+"""Which nodes host a group's voters: data centre > rack > node, by weighted rendezvous hashing.
+
+Every node computes the same answer from the same list of candidates; nothing is stored, nobody coordinates. Each
+(group, node) pair gets a hash ``h`` in (0, 1) and the score ``-w / ln(h)``, where ``w`` is the node's weight; the
+highest scores win (rendezvous or "highest random weight": Thaler & Ravishankar 1998; the logarithmic weights:
+Schindelhauer & Schomaker 2005). ``-ln(h) / w`` is exponentially distributed with rate ``w``, so the best node of a rack
+is the winner of a race whose rate is the rack's total weight, and the best rack of a data centre likewise: the
+hierarchy needs no weights of its own.
+
+Spread comes from taking turns. Data centres are ordered by their best node, racks inside one by theirs, nodes inside a
+rack by score; replicas are dealt one data centre after the other, and inside it one rack after the other. A node that
+joins without being chosen therefore changes nothing, and one that is chosen displaces one node (now and then a second
+one, where it shares a rack with a replica that was there).
+
+Never does: look at a clock, at load, or at where replicas are now. Moving them is the business of
+:mod:`copycat.repair`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from copycat.errors import NotEnoughNodes
+
+WEIGHT_MAX = 64.0
+WEIGHT_MIN = 1.0 / 16.0
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that could host a replica. With ``weight`` (relative capacity) 0, or ``excluded``, it is never chosen."""
+
+    node_id: str
+    data_center: str = ""
+    rack: str = ""
+    weight: float = 1.0
+    excluded: bool = False
+
+
+def place(
+    group_id: bytes, candidates: Iterable[Candidate], replicas: int, data_center_replicas: int = 0
+) -> tuple[str, ...]:
+    """The ids of ``replicas`` distinct nodes for ``group_id``, best first.
+
+    ``data_center_replicas`` is the number of data centres to use: more only where they have too few nodes; 0 means as
+    many as there are, up to one per replica. Racks are distinct as far as they exist.
+
+    Raises :class:`~copycat.errors.NotEnoughNodes` if fewer nodes, or fewer data centres, are usable. Pure; any thread.
+    """
+    usable = _usable(candidates)
+    chosen = _deal(group_id, usable, replicas, data_center_replicas)
+    if len(chosen) < replicas:
+        raise NotEnoughNodes(
+            f"{replicas} replicas need as many nodes, but only {len(chosen)} can be used: start more nodes,"
+            " or ask for fewer replicas"
+        )
+    used = len({candidate.data_center for candidate in chosen})
+    if used < min(data_center_replicas, replicas):
+        raise NotEnoughNodes(
+            f"{data_center_replicas} data centres were asked for, but only {used} have nodes that can be used: start"
+            " nodes there, or ask for fewer"
+        )
+    return tuple([candidate.node_id for candidate in chosen])
+
+
+def place_available(
+    group_id: bytes, candidates: Iterable[Candidate], replicas: int, data_center_replicas: int = 0
+) -> tuple[str, ...]:
+    """Like :func:`place`, but as many nodes as there are where that is fewer: possibly none."""
+    chosen = _deal(group_id, _usable(candidates), replicas, data_center_replicas)
+    return tuple([candidate.node_id for candidate in chosen])
+
+
+def score(group_id: bytes, node_id: str, weight: float) -> float:
+    """The rendezvous score of a node for a group; the higher, the better. 52 bits of the hash are used."""
+    digest = blake2b(node_id.encode(), digest_size=8, key=group_id).digest()
+    uniform = ((int.from_bytes(digest, "big") >> 12) + 0.5) / (1 << 52)
+    return -weight / math.log(uniform)
+
+
+def weight_from_capacity(
+    disk_free_bytes: int, disk_total_bytes: int, memory_available_bytes: int, memory_total_bytes: int
+) -> float:
+    """A node's weight from what its machine has, between ``WEIGHT_MIN`` and ``WEIGHT_MAX``.
+
+    1.0 is a machine with 64 GiB of disk and 4 GiB of memory; the scarcer of the two decides. Totals count, not what is
+    free, so that a weight does not follow the load; but where less than a quarter is free, the weight sinks with it.
+    Feed the result through :func:`settle_weight`, or small changes would move groups.
+    """
+    size = min(disk_total_bytes / (64 * _GIB), memory_total_bytes / (4 * _GIB))
+    disk_room = disk_free_bytes / disk_total_bytes if disk_total_bytes > 0 else 0.0
+    memory_room = memory_available_bytes / memory_total_bytes if memory_total_bytes > 0 else 0.0
+    room = min(1.0, 4 * disk_room, 4 * memory_room)
+    return min(WEIGHT_MAX, max(WEIGHT_MIN, size * room))
+
+
+def settle_weight(current: float, measured: float) -> float:
+    """``measured`` where it is more than half off ``current``, else ``current``: hysteresis against needless moves."""
+    if current <= 0 or measured <= 0 or measured > current * 1.5 or measured < current / 1.5:
+        return measured
+    return current
+
+
+def _usable(candidates: Iterable[Candidate]) -> list[Candidate]:
+    seen: dict[str, Candidate] = {}
+    for candidate in candidates:
+        if not candidate.excluded and candidate.weight > 0:
+            seen[candidate.node_id] = candidate
+    return list(seen.values())
+
+
+@dataclass(slots=True)
+class _Scored:
+    score: float
+    candidate: Candidate
+
+
+def _deal(group_id: bytes, usable: list[Candidate], replicas: int, data_center_replicas: int) -> list[Candidate]:
+    if replicas <= 0 or not usable:
+        return []
+    racks: dict[tuple[str, str], list[_Scored]] = {}
+    for candidate in usable:
+        scored = _Scored(score(group_id, candidate.node_id, candidate.weight), candidate)
+        racks.setdefault((candidate.data_center, candidate.rack), []).append(scored)
+    by_center: dict[str, list[list[_Scored]]] = {}
+    for (data_center, _rack), nodes in racks.items():
+        nodes.sort(key=_best_first)
+        by_center.setdefault(data_center, []).append(nodes)
+    centers = [_take_turns(_by_best(lists), replicas) for lists in by_center.values()]
+    centers = _by_best(centers)
+    wanted = min(data_center_replicas, replicas) if data_center_replicas > 0 else replicas
+    dealt = _take_turns(centers[:wanted], replicas)
+    for spill in centers[wanted:]:
+        dealt.extend(spill[: replicas - len(dealt)])
+    return [scored.candidate for scored in dealt]
+
+
+def _best_first(scored: _Scored) -> tuple[float, str]:
+    return (-scored.score, scored.candidate.node_id)
+
+
+def _by_best(lists: list[list[_Scored]]) -> list[list[_Scored]]:
+    return sorted(lists, key=lambda scored: _best_first(scored[0]))
+
+
+def _take_turns(lists: list[list[_Scored]], count: int) -> list[_Scored]:
+    """The first of each list, then the second of each, and so on, up to ``count``."""
+    taken: list[_Scored] = []
+    position = 0
+    while len(taken) < count:
+        turn = [scored[position] for scored in lists if position < len(scored)]
+        if not turn:
+            break
+        taken.extend(turn[: count - len(taken)])
+        position += 1
+    return taken
