@@ -1,0 +1,371 @@
+"""Who is there, and who hosts what: membership and directory, wired to the transport and the disk.
+
+The cores (:mod:`copycat.gossip`, :mod:`copycat.directory`) decide; this carries their words. Datagrams carry probes, the
+GOSSIP lane carries changes of the directory as they happen, and the RAFT lane carries the exchanges that repair what
+either lost. What changes in the membership is told to those who depend on it: transport, founding, stewardship.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from copycat import codec
+from copycat.codec import pack_record, unpack_record
+from copycat.directory import INTERACTIVE, LEARNER, VOTER, Delta, Digest, Directory, Page, Want
+from copycat.errors import CodecError, CopyCatError
+from copycat.gossip.joining import JoinState
+from copycat.gossip.profile import PROFILES
+from copycat.gossip.records import EventKind, MemberEvent, MemberRecord, MemberState
+from copycat.gossip.swim import Swim
+from copycat.placement import Candidate, weight_from_capacity
+from copycat.ports import Address
+from copycat.status import Member
+
+if TYPE_CHECKING:
+    from copycat.engine import Engine
+    from copycat.group import Group
+
+log = logging.getLogger(__name__)
+
+DATAGRAM_BYTES_MAX = 1400
+DELTAS_PER_TURN_MAX = 16
+DIGESTS_PER_EXCHANGE_MAX = 64
+COMPARE_EVERY_S = 1.0
+"""How often what a lost publication left behind is looked for, with one peer at random."""
+MEMBERS_KEY = "members"
+STARTS_KEY = "starts"
+FIRST_KIND = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The members as a node's disk keeps them."""
+
+    members: tuple[MemberRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PushPull:
+    """A page of the exchange of memberships."""
+
+    page: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What the sender holds of the directory; ``answer``: tell what you hold, too."""
+
+    digests: tuple[Digest, ...]
+    answer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    candidate: Candidate
+    state: MemberState
+    leaving: bool
+
+
+class Cluster:
+    """Belongs to the engine's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        config = engine.config
+        store = engine.store
+        starts = int.from_bytes(store.get(STARTS_KEY) or b"", "big") + 1
+        kept = store.get(MEMBERS_KEY)
+        remembered = () if kept is None else unpack_record(Remembered, kept).members
+        address = engine.address
+        me = MemberRecord(
+            engine.node_id,
+            address.hostname,
+            address.copycat_port,
+            address.gossip_port,
+            config.data_center,
+            config.rack,
+            meta=pack_meta(engine.weight, leaving=False),
+        )
+        seeds = [seed for seed in config.seeds if seed != (address.hostname, address.gossip_port)]
+        overhead = len(codec.seal_datagram(config.cluster_label, b""))
+        self.swim = Swim(
+            me, PROFILES[config.gossip_profile], engine.rng, remembered, seeds, DATAGRAM_BYTES_MAX - overhead
+        )
+        self.directory = Directory(engine.node_id, starts)
+        self._starts = starts
+        self._joining: list[Future[None]] = []
+        self._leaving: list[Future[None]] = []
+        self._absent_since: dict[str, float] = {}
+        self._compare_at = 0.0
+        for number, kind in enumerate((PushPull, Digests, Want, Delta, Page)):
+            engine.registry.register(FIRST_KIND + number, kind)
+        engine.handlers[PushPull] = self._on_push_pull
+        engine.handlers[Digests] = self._on_digests
+        engine.handlers[Want] = self._on_want
+        engine.handlers[Delta] = lambda sender, delta: self._ask_for(sender, self.directory.receive_delta(delta))
+        engine.handlers[Page] = lambda sender, page: self._ask_for(sender, self.directory.receive_page(page))
+
+    # --- driving ---
+
+    def start(self) -> None:
+        engine = self._engine
+        batch = engine.stage(True, lambda: None)
+        engine.store.stage_put(batch, STARTS_KEY, self._starts.to_bytes(8, "big"))
+        for group in engine.hosting.groups.values():
+            self.hosts(group)
+        self.swim.start(engine.now)
+        for record in self.swim.members():
+            self._connect(record)
+        if self.swim.join_state is JoinState.FOUNDED:
+            engine.founding.found_cluster()
+
+    def turn(self) -> None:
+        """Let due timers run, and carry out what was decided since the last turn."""
+        engine = self._engine
+        if engine.now >= self.swim.next_deadline():
+            self.swim.tick(engine.now)
+        outputs = self.swim.take_outputs()
+        for host, port, data in outputs.datagrams:
+            engine.transport.send_datagram(host, port, codec.seal_datagram(engine.config.cluster_label, data))
+        for event in outputs.events:
+            self._happened(event)
+        for node_id in outputs.push_pulls:
+            for page in self.swim.push_pull_request(engine.now, node_id):
+                engine.send(node_id, PushPull(page))
+            self._send_digests(node_id, answer=True)
+        if engine.now >= self._compare_at:
+            self._compare_at = engine.now + COMPARE_EVERY_S
+            others = [record.node_id for record in self.swim.alive()[1:]]
+            if others:
+                self._send_digests(engine.rng.choice(others), answer=True)
+        if self.directory.pending():
+            for delta in self.directory.take_deltas(DELTAS_PER_TURN_MAX):
+                packed = codec.pack(engine.registry.pack(delta))
+                engine.transport.publish([codec.seal_datagram(engine.config.cluster_label, packed)])
+        if self._joining and self.swim.join_state is not JoinState.SEEKING:
+            for joined in self._joining:
+                if not joined.done():
+                    joined.set_result(None)
+            self._joining.clear()
+
+    def next_deadline(self) -> float:
+        return self.swim.next_deadline()
+
+    def when_joined(self, joined: Future[None]) -> None:
+        """``joined`` is resolved once this node belongs to a cluster."""
+        self._joining.append(joined)
+
+    def leave(self, left: Future[None]) -> None:
+        """Say goodbye; ``left`` is resolved when that has spread, or can't."""
+        self._leaving.append(left)
+        self.swim.leave(self._engine.now)
+
+    def announce(self, leaving: bool) -> None:
+        """Tell the others whether this node is about to leave for good."""
+        self.swim.update_meta(self._engine.now, pack_meta(self._engine.weight, leaving))
+
+    def end(self, reason: CopyCatError) -> None:
+        """No turn will come any more."""
+        for waiting in (*self._joining, *self._leaving):
+            if not waiting.done():
+                waiting.set_exception(reason)
+        self._joining.clear()
+        self._leaving.clear()
+
+    # --- what others ask ---
+
+    def members(self) -> list[Member]:
+        return [
+            Member(
+                record.node_id,
+                f"{record.hostname}:{record.gossip_port}",
+                record.state.name.lower(),
+                record.data_center,
+                record.rack,
+            )
+            for record in self.swim.members()
+        ]
+
+    def candidates(self) -> list[Candidate]:
+        """Living nodes that could host a replica; those that are about to leave could not."""
+        return [
+            Candidate(record.node_id, record.data_center, record.rack, weight_of(record))
+            for record in self.swim.alive()
+            if record.state is MemberState.ALIVE and not is_leaving(record)
+        ]
+
+    def candidates_with_state(self) -> list[Known]:
+        """Every known node, with whether it lives: see :meth:`absent_since`."""
+        return [
+            Known(
+                Candidate(record.node_id, record.data_center, record.rack, weight_of(record)),
+                record.state,
+                is_leaving(record),
+            )
+            for record in self.swim.members()
+        ]
+
+    def is_led(self, group_id: bytes) -> bool:
+        """Whether a leader of the group is known, here or anywhere."""
+        group = self._engine.hosting.groups.get(group_id)
+        if group is not None and group.leader:
+            return True
+        return any(host.leader_term for host in self.directory.hosts_of(group_id))
+
+    def has_consumer(self, node_id: str, group_id: bytes) -> bool:
+        """Whether the node lives and says that a consumer of the group is attached there."""
+        return self.absent_since(node_id) is None and any(
+            host.node_id == node_id and host.interactive for host in self.directory.hosts_of(group_id)
+        )
+
+    def absent_since(self, node_id: str) -> float | None:
+        """Since when a node is dead or gone, on the engine's clock; None while it lives.
+
+        A node that nobody remembers is absent since this one started to look.
+        """
+        record = self.swim.member(node_id)
+        if record is not None and record.state in (MemberState.ALIVE, MemberState.SUSPECT):
+            return None
+        return self._absent_since.setdefault(node_id, self._engine.now)
+
+    def hosts_of(self, group_id: bytes) -> tuple[str, ...]:
+        """Nodes that say they host the group, the leader's first."""
+        return tuple([host.node_id for host in self.directory.hosts_of(group_id)])
+
+    def hosts(self, group: Group) -> None:
+        """This node hosts the group, in the role it has now."""
+        voter = group.raft_id in group.voters()
+        flags = (VOTER if voter else LEARNER) | (INTERACTIVE if group.interactive else 0)
+        self.directory.host(group.id, flags)
+        self.directory.set_leader(group.id, group.term if group.leads else 0)
+
+    def hosts_no_more(self, group: Group) -> None:
+        self.directory.unhost(group.id)
+
+    # --- what arrives ---
+
+    def receive_datagram(self, payload: bytes, source: tuple[str, int]) -> None:
+        self.swim.receive(self._engine.now, payload, source)
+
+    def receive_published(self, payload: bytes) -> None:
+        delta = self._engine.registry.unpack(codec.unpack(payload))
+        if not isinstance(delta, Delta):
+            raise CodecError("only changes of the directory are published")
+        self._ask_for(delta.node_id, self.directory.receive_delta(delta))
+
+    def _on_push_pull(self, sender: str, message: PushPull) -> None:
+        for page in self.swim.receive_push_pull(self._engine.now, sender, message.page):
+            self._engine.send(sender, PushPull(page))
+
+    def _on_digests(self, sender: str, message: Digests) -> None:
+        for want in self.directory.compare(sender, message.digests):
+            self._engine.send(sender, want)
+        if message.answer:
+            self._send_digests(sender, answer=False)
+
+    def _send_digests(self, node_id: str, answer: bool) -> None:
+        self._engine.send(node_id, Digests(tuple(self.directory.digests(DIGESTS_PER_EXCHANGE_MAX)), answer))
+
+    def _on_want(self, sender: str, want: Want) -> None:
+        answer = self.directory.serve(want)
+        if answer is not None:
+            self._engine.send(sender, answer)
+
+    def _ask_for(self, sender: str, want: Want | None) -> None:
+        if want is not None:
+            self._engine.send(sender, want)
+
+    # --- what changes ---
+
+    def _happened(self, event: MemberEvent) -> None:
+        engine = self._engine
+        record = event.record
+        kind = event.kind
+        if kind is EventKind.REMEMBER:
+            batch = engine.stage(True, lambda: None)
+            engine.store.stage_put(batch, MEMBERS_KEY, pack_record(Remembered(tuple(self.swim.remembered()))))
+            return
+        if kind is EventKind.CONFLICT:
+            log.error(
+                "another live node uses this node's id", extra={"node_id": record.node_id, "peer": record.hostname}
+            )
+            return
+        if kind is EventKind.READY:
+            engine.founding.meet(self._known(), ())
+            return
+        if record.node_id == engine.node_id:
+            if kind is EventKind.LEFT:
+                for left in self._leaving:
+                    left.set_result(None)
+                self._leaving.clear()
+            return
+        if kind in (EventKind.JOINED, EventKind.UPDATED, EventKind.REFUTED):
+            self._absent_since.pop(record.node_id, None)
+            self._connect(record)
+            if kind is EventKind.JOINED and self.swim.joined:
+                engine.founding.meet(self._known(), ())
+                engine.send(
+                    record.node_id, Digests(tuple(self.directory.digests(DIGESTS_PER_EXCHANGE_MAX)), answer=True)
+                )
+        elif kind in (EventKind.DIED, EventKind.LEFT):
+            self._absent_since.setdefault(record.node_id, engine.now)
+            if kind is EventKind.LEFT:
+                self._disconnect(record.node_id)
+        engine.departures.happened(event)
+        log.info("member %s", kind.value, extra={"node_id": record.node_id})
+
+    def _known(self) -> list[str]:
+        return [record.node_id for record in self.swim.members()]
+
+    def _connect(self, record: MemberRecord) -> None:
+        if record.node_id == self._engine.node_id or record.state is MemberState.LEFT:
+            return
+        address = Address(record.hostname, record.copycat_port, record.gossip_port)
+        self._engine.transport.connect(record.node_id, address)
+        self._engine.transport.subscribe(record.node_id, address)
+
+    def _disconnect(self, node_id: str) -> None:
+        self._engine.transport.disconnect(node_id)
+        self._engine.transport.unsubscribe(node_id)
+        self._engine.outbox.forget(node_id)
+
+
+def measure_weight(data_dir: str) -> float:
+    """This machine's weight in placement: what its disk and its memory can carry.
+
+    A storage that keeps nothing on disk makes no ``data_dir``; then it is the disk where that would be.
+    """
+    place = Path(data_dir).absolute()
+    disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir()))
+    memory = psutil.virtual_memory()
+    return weight_from_capacity(disk.free, disk.total, memory.available, memory.total)
+
+
+def pack_meta(weight: float, leaving: bool) -> bytes:
+    """What a member's record says of it beyond names and places."""
+    return codec.pack([weight, leaving])
+
+
+def weight_of(record: MemberRecord) -> float:
+    """The weight that a member announces; 1 where it says nothing that can be understood."""
+    weight = _meta_field(record, 0)
+    return weight if isinstance(weight, float) and 0.0 <= weight <= 1e6 else 1.0
+
+
+def is_leaving(record: MemberRecord) -> bool:
+    """Whether a member says that it is about to leave for good."""
+    return _meta_field(record, 1) is True
+
+
+def _meta_field(record: MemberRecord, number: int) -> object:
+    try:
+        return codec.unpack(record.meta)[number]
+    except (CodecError, TypeError, IndexError, KeyError):
+        return None

@@ -1,0 +1,318 @@
+"""The one loop over all groups of a node. No sockets, no threads, no clock of its own.
+
+One turn: take what arrived and what other threads posted; let every group it concerns do what there is to do; send one
+frame to each peer; leave one write for the storage. Whoever drives the engine carries out the write, whenever and
+wherever it likes, and reports it with :meth:`Engine.written`; only then are the answers sent that depend on it.
+
+    runtime:     poll -> turn(now, frames) -> take_write() -> ... -> post(written)
+    simulation:  the same calls, in one thread and in virtual time
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from copycat import codec, protocol
+from copycat.cluster import Cluster
+from copycat.config import Config
+from copycat.consumers import Consumers
+from copycat.departures import Departures
+from copycat.errands import Errands
+from copycat.errors import (
+    Closed,
+    CodecError,
+    CopyCatError,
+    LocalMessage,
+    NodeFailure,
+    PeerUnknown,
+    ProposalDropped,
+)
+from copycat.founding import Founding
+from copycat.group import Group
+from copycat.hosting import Hosting
+from copycat.messages import Message, MessageType
+from copycat.nodestore import NodeStore
+from copycat.outbox import Outbox
+from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
+from copycat.stewardship import Stewardship
+from copycat.transfer import ChunkServer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Write:
+    """The write of one turn, for all groups that changed, and whom to tell when it is done."""
+
+    batch: WriteBatch = field(default_factory=WriteBatch)
+    sync: bool = False
+    durable: list[Callable[[], None]] = field(default_factory=list)
+    taken_at: float = 0.0
+
+    @property
+    def size(self) -> int:
+        return sum(len(value) for _, value in self.batch.operations if value is not None)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start; never reset."""
+
+    turns: int = 0
+    frames_received: int = 0
+    frames_rejected: int = 0
+    items_rejected: int = 0
+    writes: int = 0
+    write_seconds: float = 0.0
+    write_bytes: int = 0
+
+
+class Engine:
+    """All methods belong to the thread that drives it, but for :meth:`post`."""
+
+    def __init__(
+        self,
+        config: Config,
+        address: Address,
+        transport: Transport,
+        storage: Storage,
+        store: NodeStore,
+        rng: random.Random,
+        weight: float,
+    ) -> None:
+        self.config = config
+        self.weight = weight
+        """This node's in placement: see :func:`copycat.placement.weight_from_capacity`."""
+        self.address = address
+        self.transport = transport
+        self.storage = storage
+        self.store = store
+        self.node_id = store.node_id
+        self.rng = rng
+        self.now = 0.0
+        self.boot = rng.getrandbits(64).to_bytes(8, "big")
+        self.failed: NodeFailure | None = None
+        self.counters = Counters()
+        self.registry = codec.Registry()
+        self.handlers: dict[type[Any], Callable[[str, Any], None]] = {}
+        self.outbox = Outbox(
+            transport, self.registry, config.cluster_label, self.node_id, config.frame_bytes_max, self._unreachable
+        )
+        self._posts: deque[Callable[[], None]] = deque()
+        self._post_lock = threading.Lock()
+        self._accepting = True
+        self._dirty: dict[bytes, Group] = {}
+        self._write: Write | None = None
+        self._under_way: deque[Write] = deque()
+        self._next_tick = 0.0
+        protocol.register(self.registry)
+        self.hosting = Hosting(self)
+        self.cluster = Cluster(self)
+        self.founding = Founding(self)
+        self.departures = Departures(self)
+        self.stewardship = Stewardship(self)
+        self.errands = Errands(self)
+        self.consumers = Consumers(self)
+        self.chunks = ChunkServer(self)
+
+    # --- driving ---
+
+    def start(self, now: float) -> None:
+        """Begin: load what the disk holds, and look for the cluster."""
+        self.now = now
+        self._next_tick = now
+        self.hosting.load()
+        self.cluster.start()
+        self.departures.start()
+
+    def turn(self, now: float, inbound: list[Inbound]) -> None:
+        """One pass over everything. Raises :class:`~copycat.errors.NodeFailure` if the node must stop."""
+        self.now = now
+        self.counters.turns += 1
+        posts = self._posts
+        for _ in range(len(posts)):
+            posts.popleft()()
+        if self.failed is not None:
+            raise self.failed
+        for frame in inbound:
+            self._receive(frame)
+        if now >= self._next_tick:
+            self._tick()
+        self.cluster.turn()
+        while self._dirty:
+            _, group = self._dirty.popitem()
+            group.turn()
+            self.consumers.settled(group)
+        self.outbox.flush()
+
+    def take_write(self) -> Write | None:
+        """What must be written after this turn, if anything."""
+        write, self._write = self._write, None
+        if write is not None:
+            write.taken_at = self.now
+            self._under_way.append(write)
+        return write
+
+    def written(self, writes: list[Write], seconds: float) -> None:
+        """These writes are durable; ``seconds`` is how long that took."""
+        self.counters.writes += 1
+        self.counters.write_seconds += seconds
+        for write in writes:
+            assert write is self._under_way[0], "writes are carried out in the order in which they were taken"
+            self._under_way.popleft()
+            for durable in write.durable:
+                durable()
+
+    def write_age(self) -> float:
+        """For how many seconds the oldest write that is not done has been waiting; 0 if there is none."""
+        return self.now - self._under_way[0].taken_at if self._under_way else 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether another turn is wanted at once."""
+        return bool(self._posts or self._dirty)
+
+    def next_deadline(self) -> float:
+        """When a turn is wanted even if nothing arrives, on the clock that ``now`` comes from."""
+        return min(self._next_tick, self.cluster.next_deadline())
+
+    def end(self) -> None:
+        """No further turn will come: tell every consumer and everyone who waits."""
+        reason: CopyCatError = self.failed if self.failed is not None else Closed("the node has been shut down")
+        with self._post_lock:
+            self._accepting = False
+        while self._posts:
+            try:
+                self._posts.popleft()()
+            except CopyCatError as error:
+                log.debug("not done any more: %s", error)
+            except Exception:
+                log.exception("a request failed at the end")
+        self.consumers.end(reason)
+        self.cluster.end(reason)
+        self.founding.end(reason)
+        self.departures.end(reason)
+        self.errands.end(reason)
+        for group in self.hosting.groups.values():
+            group.end()
+
+    def _tick(self) -> None:
+        """Raft's time passes. After a pause it passes once: missed ticks are not made up for."""
+        period = self.config.tick_ms / 1000
+        self._next_tick = max(self._next_tick + period, self.now + period / 2)
+        self.outbox.tick()
+        self.hosting.tick()
+        self.consumers.tick()
+        self.founding.tick()
+        self.departures.tick()
+        self.stewardship.tick()
+        self.errands.tick()
+        self.chunks.tick()
+
+    # --- what arrives ---
+
+    def _receive(self, frame: Inbound) -> None:
+        self.counters.frames_received += 1
+        try:
+            if frame.lane is Lane.HEARTBEAT:
+                assert frame.source is not None
+                self.cluster.receive_datagram(
+                    codec.open_datagram(frame.parts[0], self.config.cluster_label), frame.source
+                )
+                return
+            if frame.lane is Lane.GOSSIP:
+                self.cluster.receive_published(codec.open_datagram(frame.parts[0], self.config.cluster_label))
+                return
+            sender, items, attachments = codec.open_frame(frame.parts, self.config.cluster_label, self.node_id)
+        except CodecError as error:
+            self.counters.frames_rejected += 1
+            log.debug("dropped a frame on lane %s: %s", frame.lane.name, error)
+            return
+        for item in items:
+            try:
+                self._receive_item(sender, item, attachments)
+            except (CodecError, PeerUnknown, LocalMessage, ProposalDropped) as error:
+                self.counters.items_rejected += 1
+                log.debug("dropped a message of node %s: %s", sender, error)
+
+    def _receive_item(self, sender: str, item: Any, attachments: Any) -> None:
+        if isinstance(item, list) and item and item[0] == codec.RAFT_ITEM:
+            group_id, message = codec.unpack_raft(item, attachments)
+            self._receive_raft(sender, group_id, message)
+        else:
+            self.deliver(sender, self.registry.unpack(item))
+
+    def _receive_raft(self, sender: str, group_id: bytes, message: Message) -> None:
+        group = self.hosting.groups.get(group_id)
+        if group is None or group.raft_id != message.to:
+            self.hosting.stranger(sender, group_id, message.to)
+        elif message.type is MessageType.PROP:
+            self.stewardship.proposed(group, sender, message)
+        else:
+            group.step(sender, message)
+
+    def deliver(self, sender: str, message: Any) -> None:
+        """Hand a message between nodes to whoever handles its kind."""
+        self.handlers[message.__class__](sender, message)
+
+    def _unreachable(self, group_id: bytes, raft_id: int) -> None:
+        group = self.hosting.groups.get(group_id)
+        if group is not None:
+            group.unreachable(raft_id)
+
+    # --- what groups and services ask of their host ---
+
+    def post(self, action: Callable[[], None]) -> bool:
+        """Run ``action`` in a later turn; False if none will come any more. From any thread."""
+        with self._post_lock:
+            if not self._accepting:
+                return False
+            self._posts.append(action)
+        self.transport.wake()
+        return True
+
+    def stage(self, sync: bool, durable: Callable[[], None]) -> WriteBatch:
+        """The batch of this turn's write; ``durable`` is called, in order, once it is on disk.
+
+        With ``sync`` the write is synced, as far as the configured durability wants any sync.
+        """
+        if self._write is None:
+            self._write = Write()
+        self._write.sync = self._write.sync or (sync and self.config.synced)
+        self._write.durable.append(durable)
+        return self._write.batch
+
+    def send_raft(self, node_id: str, group: bytes, message: Message) -> None:
+        self.outbox.add_raft(node_id, group, message)
+
+    def send(self, node_id: str, message: Any) -> None:
+        """Send a message between nodes; one to this node itself is handed over in a later turn."""
+        if node_id == self.node_id:
+            self.post(lambda: self.deliver(node_id, message))
+        else:
+            self.outbox.add(node_id, message)
+
+    def send_bulk(self, node_id: str, message: Any) -> bool:
+        return self.outbox.send_bulk(node_id, message)
+
+    def touch(self, group: Group) -> None:
+        """Look at ``group`` before the turn ends, unless it has been destroyed meanwhile."""
+        if self.hosting.groups.get(group.id) is group:
+            self._dirty[group.id] = group
+
+    def drop(self, group: Group) -> None:
+        """The group is no longer here: don't look at it any more."""
+        self._dirty.pop(group.id, None)
+
+    def changed_role(self, group: Group) -> None:
+        self.stewardship.changed_role(group)
+        self.consumers.changed_role(group)
+
+    def changed_members(self, group: Group) -> None:
+        self.stewardship.changed_members(group)

@@ -1,0 +1,113 @@
+"""What this node's users asked for and wait to see done: groups to create, leaderships to move.
+
+Others do the work; this watches for the outcome, up to a deadline on the engine's clock, and tells whoever asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from copycat.errors import CopyCatError, Timeout, UsageError
+from copycat.founding import Wish
+
+if TYPE_CHECKING:
+    from copycat.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Allocation:
+    group_id: bytes
+    deadline: float
+    ready: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    """An operator waits for ``to`` to lead."""
+
+    group_id: bytes
+    to: int
+    deadline: float
+    moved: Future[None]
+
+
+class Errands:
+    """Belongs to the engine's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._allocations: list[_Allocation] = []
+        self._transfers: list[_Transfer] = []
+
+    def tick(self) -> None:
+        self._check_allocations()
+        self._check_transfers()
+
+    def allocate(self, group_id: bytes, wish: Wish, timeout_s: float, ready: Future[None]) -> None:
+        """Create a group that need not have a replica here; ``ready`` is resolved when it has a leader."""
+
+        def founded(error: CopyCatError | None) -> None:
+            if error is None:
+                self._allocations.append(_Allocation(group_id, self._engine.now + timeout_s, ready))
+                self._check_allocations()
+            elif not ready.done():
+                ready.set_exception(error)
+
+        self._engine.founding.seek(group_id, wish, timeout_s, False, founded)
+
+    def _check_allocations(self) -> None:
+        still = []
+        for allocation in self._allocations:
+            if self._engine.cluster.is_led(allocation.group_id):
+                allocation.ready.set_result(None)
+            elif self._engine.now >= allocation.deadline:
+                allocation.ready.set_exception(Timeout("the group was created, but had no leader in time"))
+            else:
+                still.append(allocation)
+        self._allocations = still
+
+    def transfer_leader(self, group_id: bytes, node_id: str, timeout_s: float, moved: Future[None]) -> None:
+        """Ask the group's leader to hand over to ``node_id``; ``moved`` is resolved once that leads.
+
+        Raises :class:`~copycat.errors.UsageError` if the group isn't hosted here, or has no voter there.
+        """
+        group = self._engine.hosting.groups.get(group_id)
+        if group is None:
+            hosts = ", ".join(self._engine.cluster.hosts_of(group_id)) or "none that is known"
+            raise UsageError(f"this node does not host the group; its hosts are: {hosts}")
+        voters = group.voters()
+        heirs = [one for one, member in group.sequencer.members.items() if member.node_id == node_id and one in voters]
+        if not heirs:
+            nodes = ", ".join(sorted(group.node_of(one) or "?" for one in voters))
+            raise UsageError(f"{node_id} has no voter of the group; the voters are on: {nodes}")
+        log.warning("an operator moves a leadership", extra={"group": group_id.hex(), "to": node_id})
+        self._transfers.append(_Transfer(group_id, heirs[0], self._engine.now + timeout_s, moved))
+        if group.leader != heirs[0]:
+            group.raft.transfer_leader(heirs[0])
+            self._engine.touch(group)
+
+    def _check_transfers(self) -> None:
+        still = []
+        for transfer in self._transfers:
+            group = self._engine.hosting.groups.get(transfer.group_id)
+            if group is not None and group.leader == transfer.to:
+                transfer.moved.set_result(None)
+            elif self._engine.now >= transfer.deadline:
+                transfer.moved.set_exception(Timeout("the leadership has not moved in time; the group keeps a leader"))
+            else:
+                still.append(transfer)
+        self._transfers = still
+
+    def end(self, reason: CopyCatError) -> None:
+        """No turn will come any more."""
+        for allocation in self._allocations:
+            allocation.ready.set_exception(reason)
+        self._allocations.clear()
+        for transfer in self._transfers:
+            transfer.moved.set_exception(reason)
+        self._transfers.clear()

@@ -1,0 +1,335 @@
+"""From an id to a replica on this node: find the group, or create it once, or join it.
+
+The acceptor of this node votes on creations (:mod:`copycat.acceptor`), whoever proposes them. A local wish for a group goes
+these steps, each repeated until it holds or time is up:
+
+1. A replica is here: done.
+2. Somebody hosts the group, or its genesis is known: ask to join it, or take the founder's place the genesis gives this node.
+3. Nothing is known: ask a majority of the cluster; where that says that nothing exists, create it (one decision for both).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from copycat.acceptor import Acceptor
+from copycat.codec import pack_record, unpack_record
+from copycat.creation import Creation, Verdict
+from copycat.enrolment import Departure, Enrolment
+from copycat.errors import CopyCatError, GroupUnavailable, LookupFailed, NotEnoughNodes
+from copycat.genesis import (
+    Accept,
+    Accepted,
+    Chosen,
+    CreationMessage,
+    Enroll,
+    EnrollPage,
+    Genesis,
+    HandedOver,
+    HandOver,
+    NotReady,
+    Outbid,
+    Prepare,
+    Promise,
+    Record,
+    Refresh,
+    Roster,
+    Send,
+    Standing,
+    Step,
+)
+from copycat.placement import place, place_available
+from copycat.protocol import JoinAsk, LeaderHint
+
+if TYPE_CHECKING:
+    from copycat.engine import Engine
+
+log = logging.getLogger(__name__)
+
+MESSAGES = (
+    Prepare,
+    Promise,
+    Accept,
+    Accepted,
+    Outbid,
+    Refresh,
+    NotReady,
+    Chosen,
+    Enroll,
+    EnrollPage,
+    HandOver,
+    HandedOver,
+)
+FIRST_KIND = 32
+ROSTER_KEY = "roster"
+RECORD_PREFIX = "genesis/"
+JOIN_AGAIN_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a group should be like, if it is created. ``all_at_once``: fail rather than begin with fewer voters."""
+
+    replicas: int
+    data_center_replicas: int = 0
+    all_at_once: bool = False
+
+
+Done = Callable[["CopyCatError | None"], None]
+
+
+@dataclass(slots=True)
+class Search:
+    """One local wish for one group, and everybody here who waits for it. ``deadline`` is on the engine's clock."""
+
+    group_id: bytes
+    wish: Wish
+    deadline: float
+    host_here: bool
+    waiting: list[Done] = field(default_factory=list)
+    creation: Creation | None = None
+    genesis: Genesis | None = None
+    hint: str = ""
+    asked: int = 0
+    ask_at: float = 0.0
+
+
+class Founding:
+    """Belongs to the engine's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        store = engine.store
+        roster = store.get(ROSTER_KEY)
+        records = [unpack_record(Record, data) for _, data in store.scan(RECORD_PREFIX)]
+        self.acceptor = Acceptor(engine.node_id, None if roster is None else unpack_record(Roster, roster), records)
+        self._enrolment: Enrolment | None = None
+        self._departure: Departure | None = None
+        self._searches: dict[bytes, Search] = {}
+        for number, kind in enumerate(MESSAGES):
+            engine.registry.register(FIRST_KIND + number, kind)
+            engine.handlers[kind] = self._on_message
+        engine.handlers[LeaderHint] = self._on_hint
+
+    # --- the electorate ---
+
+    def found_cluster(self) -> None:
+        """This node is the first of a new cluster."""
+        self._do(self.acceptor.found())
+
+    def meet(self, known: Iterable[str], left: Iterable[str]) -> None:
+        """Gossip knows these members; once there are others, this node begins to enroll."""
+        self._do(self.acceptor.meet(known, left))
+        if self.acceptor.standing is Standing.ENROLLING and self._enrolment is None:
+            self._enrolment = Enrolment(self.acceptor, self._engine.rng.getrandbits(63), self._engine.now)
+
+    def depart(self) -> None:
+        """This node leaves for good: it stops voting, durably, and then gives its records away."""
+        if self._departure is None:
+
+            def sealed() -> None:
+                self._departure = Departure(self.acceptor, self._engine.rng.getrandbits(63), self._engine.now)
+
+            step = self.acceptor.seal()
+            self._do(step)
+            if step.persist:
+                self._engine.stage(True, sealed)
+            else:
+                sealed()
+
+    @property
+    def has_departed(self) -> bool:
+        """Whether a majority of the others hold this node's records."""
+        return self._departure is not None and self._departure.done
+
+    @property
+    def idle(self) -> bool:
+        """Whether no local wish is under way."""
+        return not self._searches
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node votes, so that creation can succeed."""
+        return self.acceptor.standing is Standing.READY
+
+    # --- local wishes ---
+
+    def seek(self, group_id: bytes, wish: Wish, timeout_s: float, host_here: bool, done: Done) -> None:
+        """Make sure that the group exists and, if ``host_here``, has a replica on this node; then call ``done``."""
+        deadline = self._engine.now + timeout_s
+        search = self._searches.get(group_id)
+        if search is None:
+            search = self._searches[group_id] = Search(group_id, wish, deadline, host_here)
+        search.deadline = max(search.deadline, deadline)
+        search.host_here = search.host_here or host_here
+        search.waiting.append(done)
+        self._advance(search)
+
+    def seeks(self, group_id: bytes) -> bool:
+        """Whether a local wish for the group is under way."""
+        return group_id in self._searches
+
+    def tick(self) -> None:
+        now = self._engine.now
+        if self._enrolment is not None:
+            self._do(self._enrolment.tick(now))
+            if self._enrolment.done:
+                self._enrolment = None
+        if self._departure is not None:
+            self._send_all(self._departure.tick(now))
+        for search in list(self._searches.values()):
+            if search.creation is not None:
+                self._send_all(search.creation.tick(now))
+            self._advance(search)
+
+    def end(self, reason: CopyCatError) -> None:
+        """Nothing will be found any more."""
+        for search in list(self._searches.values()):
+            self._finish(search, reason)
+
+    def _advance(self, search: Search) -> None:
+        engine = self._engine
+        if search.creation is not None and search.creation.outcome is not None:
+            outcome = search.creation.outcome
+            search.creation = None
+            if outcome.verdict is Verdict.FAILED:
+                self._finish(search, outcome.error)
+                return
+            search.genesis = outcome.genesis
+        record = self.acceptor.record(search.group_id)
+        if record is not None and record.chosen:
+            search.genesis = record.genesis
+        if search.group_id in engine.hosting.groups or (search.genesis is not None and not search.host_here):
+            self._finish(search, None)
+        elif engine.now >= search.deadline:
+            self._finish(search, self._why_late(search))
+        elif search.genesis is not None or engine.cluster.hosts_of(search.group_id):
+            self._join(search)
+        elif search.creation is None:
+            self._create(search)
+
+    def _create(self, search: Search) -> None:
+        engine = self._engine
+        choose = place if search.wish.all_at_once else place_available
+        try:
+            nodes = choose(
+                search.group_id, engine.cluster.candidates(), search.wish.replicas, search.wish.data_center_replicas
+            )
+        except NotEnoughNodes as error:
+            self._finish(search, error)
+            return
+        genesis = Genesis(
+            search.group_id,
+            engine.rng.getrandbits(63),
+            engine.node_id,
+            tuple([(engine.rng.getrandbits(62) + 1, node) for node in nodes]),
+            search.wish.replicas,
+            search.wish.data_center_replicas,
+        )
+        roster = self.acceptor.roster
+        search.creation = Creation(
+            engine.node_id,
+            search.group_id,
+            genesis,
+            roster.known,
+            roster.left,
+            engine.rng,
+            engine.now,
+            search.deadline - engine.now,
+        )
+        self._send_all(search.creation.tick(engine.now))
+
+    def _join(self, search: Search) -> None:
+        engine = self._engine
+        genesis = search.genesis
+        if genesis is not None and self._take_place(genesis):
+            self._finish(search, None)
+            return
+        if engine.now < search.ask_at:
+            return
+        search.ask_at = engine.now + JOIN_AGAIN_S
+        hosts = list(engine.cluster.hosts_of(search.group_id))
+        if genesis is not None:
+            hosts += [node_id for _, node_id in genesis.voters if node_id not in hosts]
+        hosts = [node_id for node_id in hosts if node_id != engine.node_id]
+        if search.hint:
+            target, search.hint = search.hint, ""
+        elif hosts:
+            target = hosts[search.asked % len(hosts)]
+            search.asked += 1
+        else:
+            return
+        engine.send(target, JoinAsk(search.group_id, engine.node_id, engine.hosting.buried.get(search.group_id, ())))
+
+    def _take_place(self, genesis: Genesis) -> bool:
+        """Become the founder that the genesis names on this node; False if it names none, or its time is over."""
+        engine = self._engine
+        for rank, (raft_id, node_id) in enumerate(genesis.voters):
+            if node_id != engine.node_id:
+                continue
+            known = genesis.group_id in engine.hosting.groups
+            group = engine.hosting.create(genesis.group_id, raft_id, pack_record(genesis))
+            if group is not None and not known and rank == 0:
+                group.raft.campaign()  # somebody has to be first: no need to wait for an election timeout
+            return group is not None
+        return False
+
+    def _on_hint(self, sender: str, hint: LeaderHint) -> None:
+        search = self._searches.get(hint.group)
+        if search is not None and hint.node_id and hint.node_id != self._engine.node_id:
+            search.hint = hint.node_id
+            if hint.node_id != sender:
+                search.ask_at = 0.0
+                self._advance(search)
+
+    def _finish(self, search: Search, error: CopyCatError | None) -> None:
+        self._searches.pop(search.group_id, None)
+        for done in search.waiting:
+            done(error)
+
+    def _why_late(self, search: Search) -> CopyCatError:
+        if search.genesis is None and not self._engine.cluster.hosts_of(search.group_id):
+            return LookupFailed("whether the data structure exists could not be found out in time")
+        return GroupUnavailable("the data structure exists, but its replicas did not let this node join in time")
+
+    # --- Paxos ---
+
+    def _on_message(self, sender: str, message: CreationMessage) -> None:
+        self._do(self.acceptor.step(sender, message))
+        if isinstance(message, EnrollPage) and self._enrolment is not None:
+            self._do(self._enrolment.step(sender, message))
+        if self._departure is not None:
+            self._send_all(self._departure.step(sender, message))
+        if isinstance(message, Chosen):
+            self._on_chosen(message.genesis)
+        for search in list(self._searches.values()):
+            if search.creation is not None:
+                self._send_all(search.creation.step(sender, message, self._engine.now))
+                if search.creation.outcome is not None:
+                    self._advance(search)
+
+    def _on_chosen(self, genesis: Genesis) -> None:
+        """Take the place of a founder, if the genesis gives this node one."""
+        self._take_place(genesis)
+        search = self._searches.get(genesis.group_id)
+        if search is not None:
+            self._advance(search)
+
+    def _do(self, step: Step) -> None:
+        """Persist, then send: an acceptor's word must be on disk before anyone hears it."""
+        if not step.persist:
+            self._send_all(step.then_send)
+            return
+        batch = self._engine.stage(True, lambda: self._send_all(step.then_send))
+        for item in step.persist:
+            if isinstance(item, Roster):
+                self._engine.store.stage_put(batch, ROSTER_KEY, pack_record(item))
+            else:
+                self._engine.store.stage_put(batch, RECORD_PREFIX + item.group_id.hex(), pack_record(item))
+
+    def _send_all(self, sends: Iterable[Send]) -> None:
+        for send in sends:
+            self._engine.send(send.to, send.message)

@@ -1,0 +1,152 @@
+"""The replicas on this node: loaded when it starts, made when it is told to, destroyed when their group removed them.
+
+A replica is made for one of three reasons: the group's genesis names this node as a voter; a leader added one here; or a
+message came for one that isn't here, and its sender explained. It is destroyed only when the group's leader says that the log
+has removed it and nobody can need its vote any more. Its raft id is then buried: never used again on this node, whatever
+arrives late.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from copycat.codec import unpack_record
+from copycat.errors import CodecError
+from copycat.genesis import Genesis
+from copycat.group import Group
+from copycat.messages import ConfState
+from copycat.protocol import ReplicaAsk, ReplicaInvite, ReplicaRemoved
+from copycat.records import ReplicaRecord
+from copycat.replicastore import ReplicaStore
+from copycat.sequencer import Sequencer
+
+if TYPE_CHECKING:
+    from copycat.engine import Engine
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES_PER_GROUP = 16 << 20
+GARBAGE_KEYS_PER_TICK = 2048
+
+
+class Hosting:
+    """Belongs to the engine's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.groups: dict[bytes, Group] = {}
+        self.buried: dict[bytes, tuple[int, ...]] = {}
+        self._ruins: dict[bytes, ReplicaStore] = {}
+        self._asked: set[tuple[bytes, int]] = set()
+        engine.handlers[ReplicaAsk] = self._on_ask
+        engine.handlers[ReplicaInvite] = self._on_invite
+        engine.handlers[ReplicaRemoved] = self._on_removed
+
+    def load(self) -> None:
+        """Bring back every replica that the disk holds."""
+        for group_id, record in self._engine.store.replicas():
+            self.buried[group_id] = (*record.retired, record.raft_id) if record.destroyed else record.retired
+            store = ReplicaStore.load(self._engine.storage, group_id, CACHE_BYTES_PER_GROUP)
+            if store.destroyed:
+                self._ruins[group_id] = store
+            else:
+                self._open(group_id, store)
+
+    def create(self, group_id: bytes, raft_id: int, genesis: bytes) -> Group | None:
+        """Host replica ``raft_id``; None if the id is buried, or another replica of the group is here."""
+        group = self.groups.get(group_id)
+        if group is not None:
+            return group if group.raft_id == raft_id else None
+        buried = self.buried.get(group_id, ())
+        if raft_id in buried:
+            return None
+        ruin = self._ruins.get(group_id)
+        if ruin is not None and (not ruin.destroyed or ruin.has_garbage()):
+            return None  # what is left of an earlier replica is being cleared away
+        founders = unpack_record(Genesis, genesis).voters
+        conf_state = ConfState(voters=tuple(sorted(raft_id for raft_id, _ in founders)))
+        record = ReplicaRecord(raft_id, genesis, conf_state)
+        batch = self._engine.stage(True, _nothing)
+        store = ReplicaStore.create(self._engine.storage, group_id, record, batch, CACHE_BYTES_PER_GROUP)
+        if ruin is not None:
+            store.snapshots.succeed(ruin.snapshots)
+            del self._ruins[group_id]
+        group = self._open(group_id, store)
+        self._engine.cluster.hosts(group)
+        self._engine.touch(group)
+        log.info("hosting replica", extra={"group": group_id.hex(), "raft_id": raft_id})
+        return group
+
+    def destroy(self, group: Group) -> None:
+        """The group has removed this replica: forget everything but that it existed."""
+        if self.groups.get(group.id) is not group:
+            return
+        del self.groups[group.id]
+        self._engine.drop(group)
+        self.buried[group.id] = (*self.buried.get(group.id, ()), group.raft_id)
+        store = group.store
+
+        batch = self._engine.stage(True, lambda: store.complete(pending))
+        pending = store.stage_destroy(batch)
+        self._ruins[group.id] = store
+        self._engine.consumers.lost_replica(group)
+        group.end()
+        self._engine.cluster.hosts_no_more(group)
+        log.info("replica removed", extra={"group": group.id.hex(), "raft_id": group.raft_id})
+
+    def tick(self) -> None:
+        """One tick of Raft's time for every replica."""
+        self._asked.clear()
+        for group in list(self.groups.values()):
+            group.tick()
+        for group_id, store in list(self._ruins.items()):
+            if not store.destroyed:
+                continue  # not durable yet
+            if store.has_garbage():
+                store.stage_garbage(self._engine.stage(False, _nothing), GARBAGE_KEYS_PER_TICK)
+            elif not store.snapshots.retained:
+                del self._ruins[group_id]
+
+    def stranger(self, sender: str, group_id: bytes, raft_id: int) -> None:
+        """A message came for a replica that isn't here: ask its sender what it is, once a tick."""
+        if raft_id in self.buried.get(group_id, ()) or (group_id, raft_id) in self._asked:
+            return
+        self._asked.add((group_id, raft_id))
+        hosted = self.groups[group_id].raft_id if group_id in self.groups else 0
+        self._engine.send(sender, ReplicaAsk(group_id, raft_id, hosted))
+
+    def _open(self, group_id: bytes, store: ReplicaStore) -> Group:
+        genesis = unpack_record(Genesis, store.record.genesis)
+        meta = store.snapshots.current
+        sequencer = Sequencer.unpack(meta.state) if meta is not None else None
+        group = Group(self._engine, group_id, store, genesis, sequencer)
+        self.groups[group_id] = group
+        return group
+
+    def _on_ask(self, sender: str, ask: ReplicaAsk) -> None:
+        group = self.groups.get(ask.group)
+        if group is None:
+            return
+        if group.is_departed(ask.hosted):
+            if group.may_dismiss:
+                self._engine.send(sender, ReplicaRemoved(ask.group, ask.hosted))
+            else:
+                group.hasten_farewell()
+        member = group.sequencer.members.get(ask.raft_id)
+        if member is not None and member.node_id == sender:
+            self._engine.send(sender, ReplicaInvite(ask.group, ask.raft_id, group.store.record.genesis))
+
+    def _on_invite(self, sender: str, invite: ReplicaInvite) -> None:
+        if unpack_record(Genesis, invite.genesis).group_id != invite.group or invite.raft_id <= 0:
+            raise CodecError("an invitation that contradicts itself")
+        self.create(invite.group, invite.raft_id, invite.genesis)
+
+    def _on_removed(self, sender: str, removed: ReplicaRemoved) -> None:
+        group = self.groups.get(removed.group)
+        if group is not None and group.raft_id == removed.raft_id:
+            self.destroy(group)
+
+
+def _nothing() -> None:
+    """Nobody waits for this write alone; everything that depends on it is written behind it."""

@@ -1,0 +1,308 @@
+"""A CopyCat node: everything put together, started, and ended again."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import random
+import threading
+import weakref
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ulid import ULID
+
+from copycat.channels.commit import SnapshotProvider
+from copycat.channels.waiting import deadline_after, remaining
+from copycat.cluster import measure_weight
+from copycat.config import Config
+from copycat.departures import check_may_start
+from copycat.engine import Engine
+from copycat.errors import Closed, CopyCatError, InvalidConfig, SeedUnreachable, Timeout, UsageError
+from copycat.founding import Wish
+from copycat.ids import DataStructureId, new_id
+from copycat.nodestore import NodeStore
+from copycat.registry import make_storage, make_transport
+from copycat.runtime import Runtime
+from copycat.status import GroupStatus, Member
+from copycat.subscription import Allocation, Subscription, wait_for
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 10.0
+DEFAULT_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 10.0
+
+
+class CopyCat:
+    """One node, in this process. Every method may be called from any thread; a context manager that shuts down.
+
+    Starting opens the data directory and joins the cluster: it returns once a peer of ``peers_to_contact`` has let this
+    node in (or at once, if it founds a new cluster, or has belonged to one before and knows its members).
+
+    Raises :class:`~copycat.errors.InvalidConfig`, :class:`~copycat.errors.UnknownTransport`,
+    :class:`~copycat.errors.UnknownStorage`, :class:`~copycat.errors.AddressInUse`, :class:`~copycat.errors.StorageLocked`,
+    :class:`~copycat.errors.StorageVersion`, :class:`~copycat.errors.StorageForeign`,
+    :class:`~copycat.errors.LeftForGood`, :class:`~copycat.errors.NodeFailure`, and
+    :class:`~copycat.errors.SeedUnreachable` after ``join_timeout_s``.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        config = config if config is not None else Config()
+        if not isinstance(config, Config):
+            raise InvalidConfig(f"CopyCat takes a copycat.Config, not {type(config).__name__}")
+        self.config = config
+        self._rng = random.Random(config.seed)
+        self._lock = threading.Lock()
+        self._shut_down = False
+        transport = make_transport(config.transport)
+        storage = make_storage(config.storage)
+        store = NodeStore.open(storage, Path(config.data_dir), config.cluster_label, lambda: str(ULID()))
+        try:
+            check_may_start(store)
+            address = transport.open(config.bind_address or config.hostname, config.address, config.frame_bytes_max)
+        except BaseException:
+            storage.close()
+            raise
+        try:
+            rng = random.Random(self._rng.getrandbits(64))
+            weight = measure_weight(config.data_dir)
+            self._engine = Engine(config, address, transport, storage, store, rng, weight)
+        except BaseException:
+            transport.close()
+            storage.close()
+            raise
+        self._runtime = Runtime(self._engine, transport, storage)
+        self._runtime.start()
+        _running.add(self)
+        try:
+            self._join()
+        except BaseException:
+            self._stop(0.0)
+            raise
+
+    def _join(self) -> None:
+        joined: Future[None] = Future()
+        try:
+            self._ask(joined, lambda: self._engine.cluster.when_joined(joined))
+            wait_for(joined, self.config.join_timeout_s, "joining")
+        except TimeoutError:
+            seeds = ", ".join(self.config.peers_to_contact)
+            raise SeedUnreachable(
+                f"none of peers_to_contact ({seeds}) answered within {self.config.join_timeout_s} s: check that one of them "
+                "runs, that these are gossip ports, and that its cluster_label is the same"
+            ) from None
+        except Closed:
+            if self._engine.failed is not None:
+                raise self._engine.failed from None
+            raise
+
+    # --- identity and view ---
+
+    @property
+    def node_id(self) -> str:
+        """This node's durable id; it lives in the data directory."""
+        return self._engine.node_id
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of this node's gossip: what other nodes put into ``peers_to_contact``."""
+        return f"{self._engine.address.hostname}:{self._engine.address.gossip_port}"
+
+    def members(self) -> list[Member]:
+        """Every known node, this one included. Raises :class:`~copycat.errors.Closed` after the end."""
+        answer: Future[list[Member]] = Future()
+        self._ask(answer, lambda: answer.set_result(self._engine.cluster.members()))
+        return wait_for(answer, ANSWER_TIMEOUT_S, "asking for the members")
+
+    def groups(self) -> dict[DataStructureId, GroupStatus]:
+        """The status of every raft hosted here, by data structure. Raises :class:`~copycat.errors.Closed` after the end."""
+        answer: Future[dict[DataStructureId, GroupStatus]] = Future()
+
+        def collect() -> None:
+            steward = self._engine.stewardship
+            answer.set_result(
+                {
+                    DataStructureId(group_id): steward.status_of(group)
+                    for group_id, group in self._engine.hosting.groups.items()
+                }
+            )
+
+        self._ask(answer, collect)
+        return wait_for(answer, ANSWER_TIMEOUT_S, "asking for the groups")
+
+    # --- data structures ---
+
+    def new_data_structure_id(self) -> DataStructureId:
+        """A fresh id. Nothing is created until somebody subscribes to it or allocates it."""
+        with self._lock:
+            return new_id(self._rng)
+
+    def allocate_new_data_structure(
+        self, replicas: int | None = None, data_center_replicas: int = 0, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> Allocation:
+        """Begin to create a data structure with ``replicas`` voters (default: of the configuration).
+
+        ``data_center_replicas`` is how many data centres they are spread over; 0: as many as there are. Returns at once;
+        ``wait()`` of what it returns tells how it went. ``timeout`` (seconds) bounds the attempt itself.
+
+        Raises :class:`~copycat.errors.UsageError`, :class:`~copycat.errors.Closed`.
+        """
+        wanted = self.config.replicas if replicas is None else replicas
+        if not 1 <= wanted <= 99 or not 0 <= data_center_replicas <= wanted:
+            raise UsageError(
+                f"replicas must be 1 to 99 and data_center_replicas 0 to replicas, not {wanted} and {data_center_replicas}"
+            )
+        fresh = self.new_data_structure_id()
+        ready: Future[None] = Future()
+        wish = Wish(wanted, data_center_replicas)
+        self._ask(ready, lambda: self._engine.errands.allocate(bytes(fresh), wish, timeout, ready))
+        return Allocation(fresh, ready)
+
+    def subscribe_to_data_structure(
+        self,
+        id: DataStructureId | ULID | str | bytes,  # noqa: A002 (the design's name for it)
+        snapshot_provider: SnapshotProvider,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> Subscription:
+        """Become a consumer of a data structure; one that nobody has seen is created, once in the whole cluster.
+
+        ``id`` is a :class:`DataStructureId`, its text or its 16 bytes. ``snapshot_provider`` is called on the consumer's own
+        thread, inside its next ``receive``, and returns the state up to there, as bytes or an iterable of bytes.
+
+        Raises :class:`~copycat.errors.InvalidId`, :class:`~copycat.errors.UsageError`,
+        :class:`~copycat.errors.Closed`, and within ``timeout`` seconds :class:`~copycat.errors.NoQuorum` (whether it
+        exists, or creating it, needs a majority of the known nodes), :class:`~copycat.errors.LookupFailed`,
+        :class:`~copycat.errors.GroupUnavailable`.
+        """
+        group_id = bytes(DataStructureId.parse(id))
+        if not callable(snapshot_provider):
+            raise UsageError(f"the snapshot provider must be callable, not {type(snapshot_provider).__name__}")
+        if timeout is None or not timeout > 0:
+            raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        opened: Future[Subscription] = Future()
+        self._ask(opened, lambda: self._engine.consumers.subscribe(group_id, snapshot_provider, timeout, opened))
+        try:
+            return wait_for(opened, timeout + 1.0, "subscribing")
+        finally:
+            opened.cancel()
+
+    # --- operating ---
+
+    def transfer_leader(
+        self,
+        id: DataStructureId | ULID | str | bytes,  # noqa: A002
+        node_id: str,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Let the group's leader be on ``node_id``; returns when this node has seen it there.
+
+        This node must host the group, and ``node_id`` one of its voters: :class:`~copycat.errors.UsageError` otherwise. Raises
+        :class:`~copycat.errors.Timeout` after ``timeout`` seconds: the voter is away, or too far behind.
+        """
+        group_id = bytes(DataStructureId.parse(id))
+        moved: Future[None] = Future()
+        self._ask(moved, lambda: self._engine.errands.transfer_leader(group_id, node_id, timeout, moved))
+        wait_for(moved, timeout + 1.0, "transferring the leadership")
+
+    def forget(self, node_id: str, force: bool = False) -> None:
+        """Give up a member that is dead and never comes back: it is no longer counted, and its voters are replaced at once.
+
+        If it does come back, it is refused. All members are told. Unless ``force`` is set, a majority of the members must be
+        alive as seen from here. Raises :class:`~copycat.errors.UsageError` if it isn't, or the member is not dead.
+        """
+        forgotten: Future[None] = Future()
+        self._ask(forgotten, lambda: self._engine.departures.forget(node_id, force, forgotten))
+        wait_for(forgotten, ANSWER_TIMEOUT_S, "forgetting a member")
+
+    # --- the end ---
+
+    def leave(self, timeout: float = 60.0) -> None:
+        """Leave the cluster for good, and stop: subscriptions end, replicas move to others, nobody waits for it to return.
+
+        This directory never starts again (:class:`~copycat.errors.LeftForGood`). Raises :class:`~copycat.errors.Timeout` after
+        ``timeout`` seconds, with the reason: the node then runs on, its subscriptions closed; call it again to go on.
+        Safe from any thread; a node that was shut down raises :class:`~copycat.errors.Closed`.
+        """
+        deadline = deadline_after(timeout)
+        self._drain_consumers(min(timeout, self.config.leave_timeout_s))
+        left: Future[None] = Future()
+        self._ask(left, lambda: self._engine.departures.leave(left))
+        try:
+            wait_for(left, remaining(deadline), "leaving")
+        except TimeoutError:
+            stopped: Future[str] = Future()
+            self._ask(stopped, lambda: stopped.set_result(self._engine.departures.stop_leaving()))
+            how_far = wait_for(stopped, ANSWER_TIMEOUT_S, "stopping to leave")
+            raise Timeout(f"this node has not left within {timeout} s: {how_far}") from None
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """Stop: let what is in flight commit, hand leaderships over, say goodbye to the cluster, release everything.
+
+        Idempotent and bounded: at most about three times ``leave_timeout_s``. The node keeps its identity and its replicas
+        on disk, and is expected back; it is replaced only after ``repair_delay_s``.
+        """
+        with self._lock:
+            first = not self._shut_down
+            self._shut_down = True
+        if first and not self._runtime.ended.is_set():
+            self._drain(self.config.leave_timeout_s)
+        self._stop(self.config.leave_timeout_s)
+
+    def _drain(self, timeout: float) -> None:
+        self._drain_consumers(timeout)
+        left: Future[None] = Future()
+        try:
+            self._ask(left, lambda: self._engine.stewardship.leave(left))
+            wait_for(left, timeout, "leaving the cluster")
+        except (CopyCatError, TimeoutError) as error:
+            log.info("left without saying goodbye to everybody: %s", error)
+
+    def _drain_consumers(self, timeout: float) -> None:
+        deadline = deadline_after(timeout + 0.5)
+        drained: Future[list[Future[None]]] = Future()
+        try:
+            self._ask(drained, lambda: drained.set_result(self._engine.consumers.drain_all()))
+            for closed in wait_for(drained, remaining(deadline), "closing the subscriptions"):
+                wait_for(closed, remaining(deadline), "closing a subscription")
+        except (CopyCatError, TimeoutError) as error:
+            log.info("not everything in flight was settled: %s", error)
+
+    def _stop(self, timeout: float) -> None:
+        self._runtime.stop(max(timeout, STOP_TIMEOUT_S))
+        _running.discard(self)
+
+    def _ask(self, answer: Future[Any], action: Any) -> None:
+        def guarded() -> None:
+            try:
+                action()
+            except CopyCatError as error:
+                if not answer.done():
+                    answer.set_exception(error)
+
+        if not self._engine.post(guarded):
+            failed = self._engine.failed
+            raise Closed(
+                "the node has been shut down" if failed is None else f"the node has stopped: {failed}"
+            ) from failed
+
+    def __enter__(self) -> CopyCat:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+
+_running: weakref.WeakSet[CopyCat] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """The interpreter ends with nodes running: stop their threads before the modules they use go away."""
+    for cat in list(_running):
+        cat._runtime.stop(1.0)

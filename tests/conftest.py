@@ -1,0 +1,62 @@
+"""What many tests share: which plugs the cluster tests run on, and configurations that can't clash."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from copycat.config import Config
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--interaction-dir",
+        default=None,
+        metavar="DIR",
+        help="folder with Raft interaction scripts (scripts/, quorum/, confchange/); "
+        "default: ../shared/etcd-raft-interaction beside the repository",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests whose nodes run on the plugs of this run: the ones worth repeating on another pair."""
+    for item in items:
+        if not {"transport_name", "storage_name"}.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("plugs")
+
+
+@pytest.fixture(scope="session")
+def transport_name() -> str:
+    """The transport that cluster tests run on; tox sets it."""
+    return os.environ.get("COPYCAT_TEST_TRANSPORT", "zeromq")
+
+
+@pytest.fixture(scope="session")
+def storage_name() -> str:
+    """The storage that cluster tests run on; tox sets it."""
+    return os.environ.get("COPYCAT_TEST_STORAGE", "leveldb")
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, transport_name: str, storage_name: str) -> Callable[..., Config]:
+    """Makes configurations of nodes of one cluster: free ports, a directory each, the plugs of this run."""
+    made = 0
+
+    def make(**fields: Any) -> Config:
+        nonlocal made
+        made += 1
+        defaults: dict[str, Any] = {
+            "copycat_port": 0,
+            "gossip_port": 0,
+            "data_dir": str(tmp_path / f"node-{made}"),
+            "transport": transport_name,
+            "storage": storage_name,
+            "gossip_profile": "local",
+        }
+        return Config(**{**defaults, **fields})
+
+    return make
