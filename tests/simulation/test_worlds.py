@@ -1,0 +1,135 @@
+"""Whole clusters in virtual time: fresh seeds with every run, and the seeds that once found a bug."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from copycat.testing.linearizability import Operation, is_linearizable
+from copycat.testing.scenario import Fault, FaultKind, Scenario, draw
+from copycat.testing.simulation import run, shrink
+from copycat.testing.world import SimulationError
+
+CPU_S_MAX = 40.0
+"""Of the fresh seeds together; one that has begun is finished."""
+SEEDS_MAX = 60
+
+REGRESSIONS = {
+    7310: "a removed voter was destroyed before those that stayed had it on disk that they need it no more",
+    86253931131: "a leader that was removed while it wrote stopped its node with its own acknowledgement",
+    1: "a snapshot was announced again while it was being installed",
+    4: "a detached leader with a full log never adopted a snapshot that ended where its log ends",
+    7: "what was being written for a destroyed replica staged more writes for it",
+    9: "a learner refused a snapshot from before it joined; the provider ran before items were handed out",
+    26: "a follower that missed the announcement of a snapshot waited for a minute",
+    29: "a replica was made anew while the destruction of its predecessor was being written",
+    30: "a lease on a snapshot outlived its replica; a removed voter did not hear of it",
+    44: "a consumer's snapshot was deleted with the replica it came from",
+    63: "a consumer ahead of its new replica was asked for a snapshot",
+    88: "a removed learner did not hear of it",
+    99: "log that was passed while a snapshot was made did not count towards the next",
+    223: "the order of messages depended on the hashes of strings",
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    logging.getLogger("copycat").setLevel(logging.CRITICAL)
+
+
+def test_fresh_seeds_keep_every_promise() -> None:
+    first = random.SystemRandom().randrange(1 << 40)
+    began = time.process_time()
+    for seed in range(first, first + SEEDS_MAX):
+        report = run(draw(seed))
+        assert report.failure is None, f"tools/simulate --seed {seed} --shrink: {report.failure}"
+        if time.process_time() - began > CPU_S_MAX:
+            break
+
+
+@pytest.mark.parametrize("seed", sorted(REGRESSIONS))
+def test_a_seed_that_found_a_bug_finds_it_no_more(seed: int) -> None:
+    """A seed stands for one run of one version: these are kept because their mixes of faults once were fruitful."""
+    report = run(draw(seed))
+    assert report.failure is None, f"{REGRESSIONS[seed]}: {report.failure}"
+
+
+def test_a_seed_is_one_run_whatever_the_hashes_of_strings() -> None:
+    seeds = [random.SystemRandom().randrange(1 << 40) for _ in range(2)]
+    code = (
+        "import logging, sys; logging.disable(logging.CRITICAL)\n"
+        "from copycat.testing.scenario import draw\n"
+        "from copycat.testing.simulation import run\n"
+        f"for seed in {seeds}: print(run(draw(seed)).digest)"
+    )
+    outputs = set()
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        outputs.add(done.stdout)
+    assert len(outputs) == 1, f"seeds {seeds} differ between processes: {outputs}"
+
+
+def test_different_seeds_are_different_runs() -> None:
+    assert run(short(1)).digest != run(short(2)).digest
+
+
+def test_a_failing_scenario_is_cut_down_to_the_fault_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = replace(
+        short(3),
+        nodes=3,
+        faults=tuple(Fault(0.2 * number, kind, 0.1, number) for number, kind in enumerate(
+            (FaultKind.CLOSE, FaultKind.PAUSE, FaultKind.CRASH_ALL, FaultKind.CLOCK_JUMP)
+        )),
+    )  # fmt: skip
+
+    def fail(*_: object) -> None:
+        raise SimulationError("planted", "not every node may crash at once")
+
+    monkeypatch.setattr("copycat.testing.faults.Chaos._crash_all", fail)
+    cut = shrink(scenario)
+    assert [fault.kind for fault in cut.faults] == [FaultKind.CRASH_ALL]
+    assert cut.chaos_s < scenario.chaos_s
+
+
+def short(seed: int) -> Scenario:
+    return replace(draw(seed), chaos_s=2.0, groups=1, faults=())
+
+
+class TestLinearizability:
+    def test_a_read_may_return_the_write_it_overlaps_or_the_one_before(self) -> None:
+        for seen in ("a", "b"):
+            history = [write("a", 0, 1), write("b", 2, 5), read(seen, 3, 4)]
+            assert is_linearizable(history)
+
+    def test_a_read_after_a_write_returned_must_see_it(self) -> None:
+        assert is_linearizable([write("a", 0, 1), write("b", 2, 3), read("a", 4, 5)]) is False
+
+    def test_two_reads_in_a_row_never_go_back(self) -> None:
+        history = [write("a", 0, 1), write("b", 2, 9), read("b", 3, 4), read("a", 5, 6)]
+        assert is_linearizable(history) is False
+
+    def test_a_write_without_an_answer_may_have_happened_or_not(self) -> None:
+        open_write = Operation(True, "b", 2.0)
+        assert is_linearizable([write("a", 0, 1), open_write, read("a", 3, 4)])
+        assert is_linearizable([write("a", 0, 1), open_write, read("b", 3, 4)])
+        assert is_linearizable([write("a", 0, 1), open_write, read("b", 3, 4), read("a", 5, 6)]) is False
+
+    def test_a_value_that_nobody_wrote_is_never_read(self) -> None:
+        assert is_linearizable([read("a", 0, 1)]) is False
+        assert is_linearizable([read(None, 0, 1)])
+
+
+def write(value: str, invoked: float, answered: float) -> Operation:
+    return Operation(True, value, invoked, answered)
+
+
+def read(value: str | None, invoked: float, answered: float) -> Operation:
+    return Operation(False, value, invoked, answered)
