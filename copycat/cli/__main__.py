@@ -1,0 +1,5 @@
+"""``python -m copycat.cli`` is ``copycat``."""
+
+from copycat.cli import main
+
+main()

@@ -1,0 +1,60 @@
+"""``copycat node``: a process without a consumer, which lends its disk and its vote to the groups of others.
+
+Prints one line when it is ready. SIGTERM and SIGINT make it leave gracefully; a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+import copycat
+from copycat.cli.logs import LEVELS, log_to_stderr
+from copycat.cli.options import config_from, config_options
+
+HEALTH_CHECK_S = 1.0
+
+
+@click.command(short_help="Run a node that lends its disk to the data structures of others.")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="What goes to stderr.")
+@config_options
+def node(config_file: Path | None, log_level: str, **given: Any) -> None:
+    """Run a node that lends its disk to the data structures of others.
+
+    It hosts detached replicas: they store and vote, and run no code of any consumer. Once it is ready it prints one line with
+    its id and its gossip address, which is what others put into --peers-to-contact. SIGTERM and SIGINT make it leave
+    gracefully.
+    """
+    config = config_from(config_file, given)
+    log_to_stderr(log_level)
+    with stop_signals() as stopped, copycat.CopyCat(config) as cat:
+        click.echo(f"ready node_id={cat.node_id} address={cat.address}")
+        while not stopped.wait(HEALTH_CHECK_S):
+            cat.members()  # raises once the node has stopped by itself, as it does when its disk fails
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets; after the first, both act as they did before."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        restore()

@@ -1,0 +1,25 @@
+"""The measuring tool, at a size for every day: large snapshots pass through both nodes in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "snapshot_transfer"
+GROWTH_MIB_MAX = 150
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_large_snapshots_at_once_pass_in_bounded_memory() -> None:
+    ended = subprocess.run(
+        [sys.executable, str(TOOL), "--mib", "96"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["receiver_growth_mib"] < GROWTH_MIB_MAX, found
+    assert found["sender_growth_mib"] < GROWTH_MIB_MAX, found
