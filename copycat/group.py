@@ -450,7 +450,7 @@ class Group:
     def follower_matches(self) -> list[int]:
         """The same of other members that answer."""
         progress = self.raft.status().progress
-        return [peer.match for raft_id, peer in progress.items() if raft_id != self.raft_id and peer.active]
+        return [peer.match for raft_id, peer in progress.items() if raft_id != self.raft_id and peer.recently_active]
 
     # --- consumers ---
 

@@ -219,7 +219,7 @@ class Stewardship:
         heirs = [
             (progress.match, raft_id)
             for raft_id, progress in status.progress.items()
-            if raft_id != group.raft_id and not progress.is_learner and progress.active
+            if raft_id != group.raft_id and not progress.is_learner and progress.recently_active
         ]
         if heirs:
             group.raft.transfer_leader(max(heirs)[1])

@@ -34,7 +34,7 @@ def check_quorum(raft: Raft) -> None:
     if not raft.tracker.quorum_is_active():
         raft.become_follower(raft.term, NONE)
     for _, progress in raft.tracker.peers:
-        progress.active = False
+        progress.begin_period()
 
 
 def broadcast_heartbeat(raft: Raft) -> None:

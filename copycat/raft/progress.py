@@ -42,6 +42,7 @@ class Progress:
         "pending_snapshot",
         "sent_commit",
         "state",
+        "was_active",
     )
 
     def __init__(self, match: int, next_index: int, inflights: Inflights, *, is_learner: bool, active: bool) -> None:
@@ -52,6 +53,8 @@ class Progress:
         self.is_learner = is_learner
         self.active = active
         """Heard from since the last check of the quorum."""
+        self.was_active = False
+        """Heard from in the period before that."""
         self.flow_paused = False
         """Nothing more is sent until an answer clears it."""
         self.pending_snapshot = 0
@@ -65,6 +68,7 @@ class Progress:
         twin.flow_paused = self.flow_paused
         twin.pending_snapshot = self.pending_snapshot
         twin.sent_commit = self.sent_commit
+        twin.was_active = self.was_active
         return twin
 
     def reset(self, match: int, next_index: int) -> None:
@@ -73,7 +77,13 @@ class Progress:
         self.match = match
         self.next = next_index
         self.active = False
+        self.was_active = False
         self.sent_commit = 0
+
+    def begin_period(self) -> None:
+        """The quorum was checked: count anew who is heard from."""
+        self.was_active = self.active
+        self.active = False
 
     @property
     def paused(self) -> bool:

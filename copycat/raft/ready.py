@@ -82,6 +82,9 @@ class PeerStatus:
     state: ProgressState
     paused: bool
     active: bool
+    """Heard from since the last check of the quorum: of nobody, just after one."""
+    recently_active: bool
+    """Heard from since then, or in the period before."""
     is_learner: bool
     pending_snapshot: int
     inflight: int
@@ -95,6 +98,7 @@ class PeerStatus:
             state=progress.state,
             paused=progress.paused,
             active=progress.active,
+            recently_active=progress.active or progress.was_active,
             is_learner=progress.is_learner,
             pending_snapshot=progress.pending_snapshot,
             inflight=len(progress.inflights),

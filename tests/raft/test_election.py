@@ -275,6 +275,20 @@ def test_a_leader_without_a_quorum_steps_down() -> None:
     assert (replica.raw.role, replica.raw.lead, replica.raw.term) == (Role.FOLLOWER, 0, 1)
 
 
+def test_whoever_was_heard_in_the_period_before_a_check_still_counts_as_recently_active_after_it() -> None:
+    """A check begins a new period. Who asks just behind it, as hand-overs do, must not find that nobody lives."""
+    leader = Replica(check_quorum=True).lead()
+    for peer in (2, 3):
+        leader.hear(T.HEARTBEAT_RESP, peer)
+    leader.tick(10)
+    peers = leader.raw.status().progress
+    assert [(peers[peer].active, peers[peer].recently_active) for peer in (2, 3)] == [(False, True)] * 2
+    leader.hear(T.HEARTBEAT_RESP, 2)
+    leader.tick(10)
+    peers = leader.raw.status().progress
+    assert [peers[peer].recently_active for peer in (2, 3)] == [True, False]
+
+
 def test_learners_do_not_count_in_the_check_of_the_quorum() -> None:
     replica = Replica(voters=(1, 2, 3), learners=(4, 5), check_quorum=True).lead()
     replica.tick(10)
