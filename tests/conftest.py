@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from copycat.config import Config
+
+# How long an example takes says something about the machine and its load, and nothing about the library.
+settings.register_profile("copycat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("copycat")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
