@@ -236,7 +236,7 @@ MUTATIONS = (
     Mutation(
         "nobody installs a snapshot without itself",
         "following",
-        "if raft.id not in (*state.voters, *state.learners, *state.voters_outgoing):",
+        "if not known and not raft.install_older_snapshots:",
         "if False:",
     ),
     Mutation(
@@ -252,6 +252,179 @@ MUTATIONS = (
         "replication",
         "    progress.flow_paused = False\n    if progress.match",
         "    if progress.match",
+    ),
+    Mutation(
+        "a full window sends empty messages only",
+        "replication",
+        "(state is not REPLICATE or not progress.inflights.full)",
+        "True",
+    ),
+    Mutation("the window frees as messages arrive", "replication", "progress.inflights.free_to(index)", "pass"),
+    Mutation(
+        "an answer at the known match ends probing",
+        "replication",
+        "and not (state is PROBE and index == progress.match)",
+        "",
+    ),
+    Mutation(
+        "any snapshot that the log continues ends the wait for one",
+        "replication",
+        "progress.match + 1 >= raft.log.first_index()",
+        "index >= progress.pending_snapshot",
+    ),
+    Mutation(
+        "a return to probing forgets the commit index that was sent",
+        "progress",
+        "self.next = next_index\n        self._cap_sent_commit()",
+        "self.next = next_index",
+    ),
+    Mutation(
+        "a refusal of a probe forgets the commit index that was sent",
+        "progress",
+        "self._cap_sent_commit()\n        self.flow_paused = False",
+        "self.flow_paused = False",
+    ),
+    Mutation(
+        "a refusal never goes below the match", "progress", "max(min(rejected, guess + 1), self.match + 1)", "guess + 1"
+    ),
+    Mutation("a refused probe goes where the hint says", "progress", "min(rejected, guess + 1)", "rejected"),
+    Mutation("a probe's stale refusal is ignored", "progress", "if rejected != self.next - 1:", "if False:"),
+    Mutation(
+        "a probe goes on behind the snapshot that was sent", "progress", "if self.state is SNAPSHOT:", "if False:"
+    ),
+    Mutation(
+        "a leader's word holds elections off",
+        "following",
+        "raft.election_elapsed = 0\n    raft.lead = message.sender\n    log",
+        "raft.lead = message.sender\n    log",
+    ),
+    Mutation(
+        "a heartbeat holds elections off",
+        "heartbeat",
+        "raft.election_elapsed = 0\n    raft.lead = message.sender",
+        "raft.lead = message.sender",
+    ),
+    Mutation(
+        "a granted vote restarts the timer", "election", "raft.election_elapsed = 0\n        raft.vote", "raft.vote"
+    ),
+    Mutation("a repeated request gets the same vote", "election", "raft.vote == message.sender\n        or (", "("),
+    Mutation("a vote is forgotten with its term", "state", "self.vote = NONE\n        self.lead", "self.lead"),
+    Mutation("the election timeout is random", "state", "2 * self.election_tick - 1", "self.election_tick"),
+    Mutation(
+        "the first answer of each voter counts",
+        "tracker",
+        "self.votes.setdefault(voter, granted)",
+        "self.votes[voter] = granted",
+    ),
+    Mutation(
+        "only answers of the present phase count",
+        "core",
+        "_ANY_CANDIDATE | {_Type.VOTE_RESP: election.handle_vote}",
+        "_ANY_CANDIDATE | {_Type.VOTE_RESP: election.handle_vote, _Type.PRE_VOTE_RESP: election.handle_vote}",
+    ),
+    Mutation("a hand-over breaks the lease", "core", "message.context != election.TRANSFER_CONTEXT and", ""),
+    Mutation(
+        "leased reads forbid to forget the leader", "core", "if raft.read_only is not ReadOnly.LEASE_BASED:", "if True:"
+    ),
+    Mutation("a pre-candidate of the past is answered", "core", "election.answer_vote(raft, message, False)", "pass"),
+    Mutation(
+        "a snapshot is stored in whatever term",
+        "core",
+        "        _snapshot_stored(raft, message.snapshot.index)\n\n\n#",
+        "        pass\n\n\n#",
+    ),
+    Mutation(
+        "a lone message of the past changes nothing",
+        "core",
+        "_handle_lower_term(raft, message)\n            return",
+        "_handle_lower_term(raft, message)",
+    ),
+    Mutation(
+        "a new member counts as heard from",
+        "tracker",
+        "is_learner=is_learner, active=True",
+        "is_learner=is_learner, active=False",
+    ),
+    Mutation("a new member is probed from the log's end", "tracker", "max(last_index, 1)", "1"),
+    Mutation(
+        "a new member is sent what it lacks at once",
+        "membership",
+        "            replication.send_entries(raft, peer, progress)",
+        "            pass",
+    ),
+    Mutation("a smaller quorum commits at once", "membership", "if replication.maybe_commit(raft):", "if False:"),
+    Mutation(
+        "a transfer ends if its target votes no more",
+        "membership",
+        "if raft.lead_transferee not in tracker.voters():",
+        "if False:",
+    ),
+    Mutation("one change in a proposal", "membership", "            pending_conf_index = index", "            pass"),
+    Mutation(
+        "a joint configuration is left before the next change",
+        "membership",
+        "return raft.tracker.config.joint == (not change.changes)",
+        "return True",
+    ),
+    Mutation("a removed leader takes no proposals", "membership", "if raft.tracker.own is None:", "if False:"),
+    Mutation("learners are no targets of a transfer", "transfer", "progress.is_learner or", ""),
+    Mutation(
+        "a transfer waits until the target has all", "transfer", "if progress.match == raft.log.last_index:", "if True:"
+    ),
+    Mutation("nothing is applied while a snapshot waits", "log", "or self.unstable.snapshot is not None:", ":"),
+    Mutation(
+        "the limit on entries being applied",
+        "log",
+        "bytes_max = self._applying_bytes_max - self._applying_bytes",
+        "bytes_max = 1 << 60",
+    ),
+    Mutation(
+        "what was overwritten is written anew",
+        "unstable",
+        "self.in_progress_to = min(self.in_progress_to, first)",
+        "pass",
+    ),
+    Mutation(
+        "a write without entries acknowledges those on their way",
+        "node",
+        "if self.raft.log.unstable.entries or ready.snapshot is not None:\n                work",
+        "if ready.entries or ready.snapshot is not None:\n                work",
+    ),
+    Mutation(
+        "a snapshot of what is committed replaces nothing",
+        "following",
+        "snapshot is None or snapshot.index <= raft.log.committed",
+        "snapshot is None",
+    ),
+    Mutation(
+        "an append from before the commit index is not examined",
+        "following",
+        "if previous < log.committed:",
+        "if False:",
+    ),
+    Mutation(
+        "waiting reads end with the term",
+        "state",
+        "self.reads = ReadQueue()\n        self.reads_before_commit = []\n        last",
+        "last",
+    ),
+    Mutation(
+        "reads that wait are bounded",
+        "reads",
+        "or len(raft.reads) + len(raft.reads_before_commit) >= raft.waiting_reads_max",
+        "",
+    ),
+    Mutation(
+        "what is left of a joint configuration is forgotten",
+        "confchange",
+        "            draft.members.pop(replica, None)",
+        "            pass",
+    ),
+    Mutation(
+        "who waits becomes a learner when the configuration is left",
+        "confchange",
+        "draft.members[replica].is_learner = True",
+        "pass",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Finds the files of the reference suite and makes one test of each."""
+"""Finds the files of the reference suite, and those of this project beside it, and makes one test of each."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).resolve().parents[2]
-_FOLDERS = ("scripts", "quorum", "confchange")
+from .suite import KINDS, find
 
-
-def _interaction_dir(config: pytest.Config) -> Path:
-    given = config.getoption("--interaction-dir")
-    return Path(given) if given else _ROOT.parent / "shared" / "etcd-raft-interaction"
+_HERE = Path(__file__).resolve().parent
+_REFERENCE = _HERE.parents[2] / "shared" / "etcd-raft-interaction"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``scripts_file`` and its like: every file of that folder, whatever its name; skipped without a folder."""
-    for folder in _FOLDERS:
-        fixture = f"{folder}_file"
+    """``scripts_file`` and its like: every file of that kind. Without a folder, those of this project alone."""
+    given = metafunc.config.getoption("--interaction-dir")
+    base = Path(given) if given else _REFERENCE
+    for kind in KINDS:
+        fixture = f"{kind}_file"
         if fixture not in metafunc.fixturenames:
             continue
-        base = _interaction_dir(metafunc.config)
-        if not base.is_dir():
+        cases = [pytest.param(path, id=f"own-{path.stem}") for path in find(_HERE)[kind] if path.suffix == ".txt"]
+        if base.is_dir():
+            found = find(base)
+            if not any(found.values()):
+                raise pytest.UsageError(f"there is no interaction script in {base}")
+            cases += [pytest.param(path, id=path.stem) for path in found[kind]]
+        else:
             skip = pytest.mark.skip(reason=f"no interaction scripts in {base}: give --interaction-dir")
-            metafunc.parametrize(fixture, [pytest.param(None, marks=skip)], ids=["absent"])
-            continue
-        files = sorted(path for path in (base / folder).rglob("*") if path.is_file())
-        metafunc.parametrize(fixture, files, ids=[path.stem for path in files])
+            cases.append(pytest.param(None, id="absent", marks=skip))
+        if not cases:
+            cases.append(pytest.param(None, id="none", marks=pytest.mark.skip(reason=f"no {kind} files in {base}")))
+        metafunc.parametrize(fixture, cases)

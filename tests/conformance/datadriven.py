@@ -38,12 +38,29 @@ class Case:
         return [argument.key for argument in self.arguments if argument.bare]
 
     def take(self, *known: str) -> dict[str, list[str]]:
-        """The arguments with values; all of them must be ``known``."""
-        given = {argument.key: argument.values for argument in self.arguments if not argument.bare}
+        """The arguments with values; all of them must be ``known``. Of one given more than once, all values."""
+        given: dict[str, list[str]] = {}
+        for argument in self.arguments:
+            if not argument.bare:
+                given.setdefault(argument.key, []).extend(argument.values)
         unknown = set(given) - set(known)
         if unknown:
             raise NotUnderstood(f"line {self.line}: {self.command} has no option {', '.join(sorted(unknown))}")
         return given
+
+    def one(self, key: str, default: str | None = None) -> str:
+        """The only value of an option."""
+        values = [value for argument in self.arguments if argument.key == key for value in argument.values]
+        if not values and default is not None:
+            return default
+        if len(values) != 1:
+            raise NotUnderstood(f"line {self.line}: {self.command} needs one {key}")
+        return values[0]
+
+    def number(self, text: str) -> int:
+        if not (text.isascii() and text.isdigit()):
+            raise NotUnderstood(f"line {self.line}: {text!r} is no number")
+        return int(text)
 
 
 def parse(path: Path) -> list[Case]:

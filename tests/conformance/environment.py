@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from copycat.errors import CopyCatError, LocalMessage, PeerUnknown, ProposalDropped
 from copycat.messages import (
@@ -14,22 +14,16 @@ from copycat.messages import (
     ConfChangeSingle,
     ConfChangeTransition,
     ConfChangeType,
-    ConfState,
-    Entry,
-    EntryType,
     HardState,
     Message,
     MessageType,
-    Snapshot,
 )
-from copycat.raft import NO_LIMIT, RaftConfig, RawNode, ReadOnly, unpack_conf_change
 
 from . import formats
 from .datadriven import Case, NotUnderstood
-from .storage import ScriptStorage
+from .nodes import ELECTION_TICK, HEARTBEAT_TICK, NODE_OPTIONS, Node, make_node
 
-ELECTION_TICK = 3
-HEARTBEAT_TICK = 1
+ANY_NUMBER = 1 << 30
 LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL", "NONE")
 TRANSITIONS = {
     "auto": ConfChangeTransition.AUTO,
@@ -45,13 +39,22 @@ ERROR_TEXTS: dict[type[CopyCatError], str] = {
 }
 
 
-@dataclass(slots=True)
-class Node:
-    raw: RawNode
-    storage: ScriptStorage
-    asynchronous: bool
-    append_work: list[Message] = field(default_factory=list)
-    apply_work: list[Message] = field(default_factory=list)
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a command may be given; anything else is not understood."""
+
+    run: Callable[[Case], None]
+    words_min: int = 1
+    words_max: int = 1
+    options: Collection[str] = ()
+    takes_input: bool = False
+
+    def check(self, case: Case) -> None:
+        if not self.words_min <= len(case.bare()) <= self.words_max:
+            raise NotUnderstood(f"line {case.line}: {case.command} does not take {len(case.bare())} words")
+        if case.input and not self.takes_input:
+            raise NotUnderstood(f"line {case.line}: {case.command} takes no input")
+        case.take(*self.options)
 
 
 class Environment:
@@ -63,40 +66,42 @@ class Environment:
         self.level = "DEBUG"
         self._rng = random.Random(seed)
         self._out: list[str] = []
-        self._commands: dict[str, Callable[[Case], None]] = {
-            "add-nodes": self._add_nodes,
-            "campaign": lambda case: self._node(case).raw.campaign(),
-            "propose": self._propose,
-            "propose-conf-change": self._propose_conf_change,
-            "process-ready": self._process_ready,
-            "process-append-thread": self._process_append_thread,
-            "process-apply-thread": self._process_apply_thread,
-            "deliver-msgs": self._deliver,
-            "stabilize": self._stabilize,
-            "tick-heartbeat": lambda case: self._tick(case, HEARTBEAT_TICK),
-            "tick-election": lambda case: self._tick(case, ELECTION_TICK),
-            "set-randomized-election-timeout": self._set_timeout,
-            "transfer-leadership": self._transfer,
-            "forget-leader": lambda case: self._node(case).raw.forget_leader(),
-            "report-unreachable": self._report_unreachable,
-            "compact": self._compact,
-            "send-snapshot": self._send_snapshot,
-            "raft-log": lambda case: self._print_log(self._node(case)),
-            "raft-state": self._raft_state,
-            "status": self._status,
-            "log-level": self._log_level,
+        self._commands = {
+            "_breakpoint": Command(lambda case: None, words_min=0, words_max=0),
+            "add-nodes": Command(self._add_nodes, options=NODE_OPTIONS),
+            "campaign": Command(lambda case: self._node(case).raw.campaign()),
+            "propose": Command(self._propose, 2, 2),
+            "propose-conf-change": Command(self._propose_conf_change, options=("v1", "transition"), takes_input=True),
+            "process-ready": Command(self._process_ready, words_max=ANY_NUMBER),
+            "process-append-thread": Command(self._process_append_thread, words_max=ANY_NUMBER),
+            "process-apply-thread": Command(self._process_apply_thread, words_max=ANY_NUMBER),
+            "deliver-msgs": Command(self._deliver, 0, ANY_NUMBER, options=("drop", "type")),
+            "stabilize": Command(self._stabilize, 0, ANY_NUMBER, options=("log-level",)),
+            "tick-heartbeat": Command(lambda case: self._tick(case, HEARTBEAT_TICK)),
+            "tick-election": Command(lambda case: self._tick(case, ELECTION_TICK)),
+            "set-randomized-election-timeout": Command(self._set_timeout, options=("timeout",)),
+            "transfer-leadership": Command(self._transfer, 0, 0, options=("from", "to")),
+            "forget-leader": Command(lambda case: self._node(case).raw.forget_leader()),
+            "report-unreachable": Command(self._report_unreachable, 2, 2),
+            "compact": Command(self._compact, 2, 2),
+            "send-snapshot": Command(self._send_snapshot, 2, 2),
+            "raft-log": Command(lambda case: self._print_log(self._node(case))),
+            "raft-state": Command(self._raft_state, 0, 0),
+            "status": Command(self._status),
+            "log-level": Command(self._log_level),
         }
 
     def run(self, case: Case) -> str:
         """Carry a case out and return what it printed, its error's text at the end."""
-        handler = self._commands.get(case.command)
-        if handler is None:
+        command = self._commands.get(case.command)
+        if command is None:
             raise NotUnderstood(f"line {case.line}: unknown command {case.command}")
+        command.check(case)
         self._out = []
         error = ""
         level = self.level
         try:
-            handler(case)
+            command.run(case)
         except tuple(ERROR_TEXTS) as failure:
             error = ERROR_TEXTS[type(failure)]
         quiet = self.level == "NONE"
@@ -107,33 +112,18 @@ class Environment:
 
     # --- arguments ---
 
-    @staticmethod
-    def _numbers(case: Case) -> list[int]:
-        try:
-            return [int(text) for text in case.bare()]
-        except ValueError as error:
-            raise NotUnderstood(f"line {case.line}: {error}") from error
-
-    def _ids(self, case: Case) -> list[int]:
-        ids = self._numbers(case)
-        for ident in ids:
-            if not 1 <= ident <= len(self.nodes):
-                raise NotUnderstood(f"line {case.line}: there is no node {ident}")
-        return ids
+    def _by_id(self, case: Case, text: str) -> Node:
+        ident = case.number(text)
+        if not 1 <= ident <= len(self.nodes):
+            raise NotUnderstood(f"line {case.line}: there is no node {ident}")
+        return self.nodes[ident - 1]
 
     def _node(self, case: Case) -> Node:
         """The node that the command names first."""
-        words = case.bare()
-        if not words or not words[0].isdigit() or not 1 <= int(words[0]) <= len(self.nodes):
-            raise NotUnderstood(f"line {case.line}: {case.command} needs a node")
-        return self.nodes[int(words[0]) - 1]
+        return self._by_id(case, case.bare()[0])
 
-    def _node_and_number(self, case: Case) -> tuple[Node, int]:
-        node = self._node(case)
-        numbers = self._numbers(case)
-        if len(numbers) != 2:
-            raise NotUnderstood(f"line {case.line}: {case.command} takes a node and a number")
-        return node, numbers[1]
+    def _all_nodes(self, case: Case) -> list[Node]:
+        return [self._by_id(case, text) for text in case.bare()]
 
     def _say(self, line: str) -> None:
         self._out.append(line)
@@ -149,64 +139,8 @@ class Environment:
     # --- nodes ---
 
     def _add_nodes(self, case: Case) -> None:
-        options = case.take(
-            "voters",
-            "learners",
-            "index",
-            "content",
-            "inflight",
-            "async-storage-writes",
-            "prevote",
-            "checkquorum",
-            "max-committed-size-per-ready",
-            "disable-conf-change-validation",
-            "read-only",
-            "step-down-on-removal",
-        )
-        (count,) = case.bare() or ["0"]
-
-        def one(name: str, default: str) -> str:
-            (value,) = options.get(name, [default])
-            return value
-
-        def flag(name: str) -> bool:
-            value = one(name, "false")
-            if value not in ("true", "false"):
-                raise NotUnderstood(f"line {case.line}: {name}={value}")
-            return value == "true"
-
-        start = Snapshot()
-        if options.keys() & {"voters", "learners", "index", "content"}:
-            start = Snapshot(
-                int(one("index", "0")),
-                1,
-                ConfState(tuple(map(int, options.get("voters", []))), tuple(map(int, options.get("learners", [])))),
-                one("content", "").encode(),
-            )
-            if start.index <= 1:
-                raise NotUnderstood(f"line {case.line}: index must be above 1")
-        for _ in range(int(count)):
-            storage = ScriptStorage(Snapshot(start.index, start.term, start.conf_state, start.data))
-            config = RaftConfig(
-                id=len(self.nodes) + 1,
-                storage=storage,
-                rng=self._rng,
-                election_tick=ELECTION_TICK,
-                heartbeat_tick=HEARTBEAT_TICK,
-                applied=start.index,
-                async_storage_writes=flag("async-storage-writes"),
-                size_per_msg_max=NO_LIMIT,
-                committed_size_per_ready_max=int(one("max-committed-size-per-ready", str(NO_LIMIT))),
-                uncommitted_size_max=NO_LIMIT,
-                inflight_msgs_max=int(one("inflight", str(2**31 - 1))),
-                inflight_bytes_max=NO_LIMIT,
-                check_quorum=flag("checkquorum"),
-                pre_vote=flag("prevote"),
-                read_only=ReadOnly(one("read-only", "safe")),
-                disable_conf_change_validation=flag("disable-conf-change-validation"),
-                step_down_on_removal=flag("step-down-on-removal"),
-            )
-            self.nodes.append(Node(RawNode(config), storage, config.async_storage_writes))
+        for _ in range(case.number(case.bare()[0])):
+            self.nodes.append(make_node(case, len(self.nodes) + 1, self._rng))
 
     def _tick(self, case: Case, count: int) -> None:
         node = self._node(case)
@@ -214,12 +148,10 @@ class Environment:
             node.raw.tick()
 
     def _set_timeout(self, case: Case) -> None:
-        (timeout,) = case.take("timeout")["timeout"]
-        self._node(case).raw.raft.randomized_election_timeout = int(timeout)
+        self._node(case).raw.raft.randomized_election_timeout = case.number(case.one("timeout"))
 
     def _log_level(self, case: Case) -> None:
-        (level,) = case.bare()
-        self._set_level(case, level)
+        self._set_level(case, case.bare()[0])
 
     def _set_level(self, case: Case, level: str) -> None:
         if level.upper() not in LEVELS:
@@ -227,26 +159,19 @@ class Environment:
         self.level = level.upper()
 
     def _transfer(self, case: Case) -> None:
-        options = case.take("from", "to")
-        (source,), (target,) = options["from"], options["to"]
-        self.nodes[int(source) - 1].raw.transfer_leader(int(target))
+        self._by_id(case, case.one("from")).raw.transfer_leader(case.number(case.one("to")))
 
     def _report_unreachable(self, case: Case) -> None:
-        node, peer = self._node_and_number(case)
-        node.raw.report_unreachable(peer)
+        node, peer = self._all_nodes(case)
+        node.raw.report_unreachable(peer.raw.id)
 
     # --- proposals ---
 
     def _propose(self, case: Case) -> None:
-        words = case.bare()
-        if len(words) != 2 or len(case.arguments) != 2:
-            raise NotUnderstood(f"line {case.line}: propose takes a node and one word")
-        self._node(case).raw.propose(words[1].encode())
+        self._node(case).raw.propose(case.bare()[1].encode())
 
     def _propose_conf_change(self, case: Case) -> None:
-        options = case.take("v1", "transition")
-        (v1,) = options.get("v1", ["false"])
-        (transition,) = options.get("transition", ["auto"])
+        v1, transition = case.one("v1", "false"), case.one("transition", "auto")
         if v1 not in ("true", "false") or transition not in TRANSITIONS:
             raise NotUnderstood(f"line {case.line}: v1={v1} transition={transition}")
         changes = operations(case)
@@ -258,21 +183,23 @@ class Environment:
     # --- messages ---
 
     def _deliver(self, case: Case) -> None:
-        options = case.take("drop", "type")
         only: MessageType | None = None
-        if "type" in options:
-            (name,) = options["type"]
+        if "type" in case.take("drop", "type"):
+            name = case.one("type")
             if name not in MESSAGE_TYPES:
                 raise NotUnderstood(f"line {case.line}: message type {name}")
             only = MESSAGE_TYPES[name]
-        self._ids(case)
+        self._all_nodes(case)
         handled = 0
         for argument in case.arguments:
             if argument.bare:
                 handled += self._deliver_to(int(argument.key), only, dropping=False)
             elif argument.key == "drop":
+                # A recipient need not exist yet.
                 for recipient in argument.values:
-                    handled += self._deliver_to(int(recipient), only, dropping=True)
+                    if recipient in case.bare():
+                        raise NotUnderstood(f"line {case.line}: {recipient} can't be both delivered to and dropped")
+                    handled += self._deliver_to(case.number(recipient), only, dropping=True)
         if not handled:
             self._say("no messages")
 
@@ -297,9 +224,13 @@ class Environment:
         return len(mine)
 
     def _send_snapshot(self, case: Case) -> None:
-        node, target = self._node_and_number(case)
+        node, target = self._all_nodes(case)
         message = Message(
-            MessageType.SNAP, to=target, sender=node.raw.id, term=node.raw.term, snapshot=node.storage.history[-1]
+            MessageType.SNAP,
+            to=target.raw.id,
+            sender=node.raw.id,
+            term=node.raw.term,
+            snapshot=node.storage.history[-1],
         )
         self.in_flight.append(message)
         self._say("\n".join(formats.message(message)))
@@ -316,15 +247,12 @@ class Environment:
         self._each(case, "processing apply thread", self._do_apply_work)
 
     def _each(self, case: Case, header: str, action: Callable[[Node], None]) -> None:
-        ids = self._ids(case)
-        if not ids:
-            raise NotUnderstood(f"line {case.line}: {case.command} needs a node")
-        for ident in ids:
-            node = self.nodes[ident - 1]
-            if len(ids) == 1:
+        nodes = self._all_nodes(case)
+        for node in nodes:
+            if len(nodes) == 1:
                 action(node)
             else:
-                self._say(f"> {ident} {header}")
+                self._say(f"> {node.raw.id} {header}")
                 self._nested(lambda node=node: action(node))  # type: ignore[misc]
 
     def _handle_ready(self, node: Node) -> None:
@@ -339,8 +267,8 @@ class Environment:
                 else:
                     self.in_flight.append(message)
             return
-        self._write(node, ready.hard_state, ready.snapshot, ready.entries)
-        self._apply(node, ready.committed_entries)
+        node.write(ready.hard_state, ready.snapshot, ready.entries)
+        node.apply(ready.committed_entries)
         self.in_flight += ready.messages
         node.raw.advance()
 
@@ -351,7 +279,7 @@ class Environment:
         work = node.append_work.pop(0)
         responses = self._announce(work)
         hard_state = HardState(work.term, work.vote, work.commit)
-        self._write(node, None if hard_state.is_empty() else hard_state, work.snapshot, work.entries)
+        node.write(None if hard_state.is_empty() else hard_state, work.snapshot, work.entries)
         self._respond(responses)
 
     def _do_apply_work(self, node: Node) -> None:
@@ -360,7 +288,7 @@ class Environment:
             return
         work = node.apply_work.pop(0)
         responses = self._announce(work)
-        self._apply(node, work.entries)
+        node.apply(work.entries)
         self._respond(responses)
 
     def _announce(self, work: Message) -> list[Message]:
@@ -375,51 +303,24 @@ class Environment:
             self._say("\n".join(formats.message(response)))
         self.in_flight += responses
 
-    @staticmethod
-    def _write(node: Node, hard_state: HardState | None, snapshot: Snapshot | None, entries: list[Entry]) -> None:
-        if hard_state is not None:
-            node.storage.hard_state = hard_state
-        if snapshot is not None and not snapshot.is_empty():
-            node.storage.install(snapshot)
-            if entries and entries[0].index != snapshot.index + 1:
-                raise AssertionError("a snapshot and entries that do not follow it")
-        if entries:
-            node.storage.append(entries)
-
-    @staticmethod
-    def _apply(node: Node, entries: list[Entry]) -> None:
-        history = node.storage.history
-        for entry in entries:
-            last = history[-1]
-            payload, state = entry.data, last.conf_state
-            if entry.type != EntryType.NORMAL:
-                change = unpack_conf_change(entry.data)
-                payload = change.context
-                state = node.raw.apply_conf_change(change)
-            history.append(Snapshot(entry.index, entry.term, state, last.data + payload))
-
     # --- stabilize ---
 
     def _stabilize(self, case: Case) -> None:
-        options = case.take("log-level")
-        if "log-level" in options:
-            (level,) = options["log-level"]
-            self._set_level(case, level)
-        ids = self._ids(case) or list(range(1, len(self.nodes) + 1))
+        self._set_level(case, case.one("log-level", self.level))
+        nodes = self._all_nodes(case) or self.nodes
         for _ in range(10_000):
-            if not self._stabilize_once(ids):
+            if not self._stabilize_once(nodes):
                 return
         raise AssertionError(f"line {case.line}: the group does not come to rest")
 
-    def _stabilize_once(self, ids: list[int]) -> bool:
+    def _stabilize_once(self, nodes: list[Node]) -> bool:
         busy = False
-        for ident in ids:
-            node = self.nodes[ident - 1]
+        for node in nodes:
             if node.raw.has_ready():
                 busy = True
-                self._say(f"> {ident} handling Ready")
+                self._say(f"> {node.raw.id} handling Ready")
                 self._nested(lambda node=node: self._handle_ready(node))  # type: ignore[misc]
-        for ident in ids:
+        for ident in [node.raw.id for node in nodes]:
             if any(message.to == ident for message in self.in_flight):
                 busy = True
                 self._say(f"> {ident} receiving messages")
@@ -428,11 +329,10 @@ class Environment:
             ("append_work", "processing append thread", self._do_append_work),
             ("apply_work", "processing apply thread", self._do_apply_work),
         ):
-            for ident in ids:
-                node = self.nodes[ident - 1]
+            for node in nodes:
                 if getattr(node, queue):
                     busy = True
-                    self._say(f"> {ident} {header}")
+                    self._say(f"> {node.raw.id} {header}")
                     self._nested(lambda n=node, q=queue, a=action: self._drain(n, q, a))  # type: ignore[misc]
         return busy
 
@@ -447,8 +347,8 @@ class Environment:
     # --- looking ---
 
     def _compact(self, case: Case) -> None:
-        node, index = self._node_and_number(case)
-        node.storage.compact(index)
+        node = self._node(case)
+        node.storage.compact(case.number(case.bare()[1]))
         self._print_log(node)
 
     def _print_log(self, node: Node) -> None:

@@ -84,6 +84,8 @@ def entry(item: Entry) -> str:
 
 
 def replica(ident: int) -> str:
+    if ident == NONE:
+        return "None"
     if ident == LOCAL_APPEND_THREAD:
         return "AppendThread"
     if ident == LOCAL_APPLY_THREAD:

@@ -58,6 +58,10 @@ class ScriptStorage:
     # --- what the script writes ---
 
     def append(self, entries: list[Entry]) -> None:
+        # A write may have been on its way while a snapshot replaced what it holds.
+        entries = [entry for entry in entries if entry.index > self.point_index]
+        if not entries:
+            return
         keep = entries[0].index - self.point_index - 1
         if not 0 <= keep <= len(self.log):
             raise AssertionError(f"entries from {entries[0].index} on leave a gap behind {self.last_index()}")

@@ -75,8 +75,14 @@ def _vote(case: Case) -> str:
     return f"Vote{result.value.capitalize()}"
 
 
+def _check_form(case: Case, *, takes_input: bool) -> None:
+    if case.bare() or (case.input and not takes_input):
+        raise NotUnderstood(f"line {case.line}: {case.command} with something unknown")
+
+
 def test_quorum_table(quorum_file: Path) -> None:
     for case in parse(quorum_file):
+        _check_form(case, takes_input=False)
         if case.command == "committed":
             printed = _committed(case)
         elif case.command == "vote":
@@ -87,18 +93,20 @@ def test_quorum_table(quorum_file: Path) -> None:
 
 
 def _change(tracker: Tracker, case: Case, last_index: int) -> Changed:
+    _check_form(case, takes_input=case.command != "leave-joint")
     changer = tracker.changer(last_index)
     changes = operations(case)
     if case.command == "simple":
         case.take()
         return changer.simple(changes)
     if case.command == "enter-joint":
-        (auto_leave,) = case.take("autoleave").get("autoleave", ["false"])
+        case.take("autoleave")
+        auto_leave = case.one("autoleave", "false")
+        if auto_leave not in ("true", "false"):
+            raise NotUnderstood(f"line {case.line}: autoleave={auto_leave}")
         return changer.enter_joint(changes, auto_leave == "true")
     if case.command == "leave-joint":
         case.take()
-        if changes:
-            raise NotUnderstood(f"line {case.line}: leave-joint takes no operations")
         return changer.leave_joint()
     raise NotUnderstood(f"line {case.line}: unknown command {case.command}")
 
