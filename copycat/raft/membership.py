@@ -36,7 +36,13 @@ def may_propose(raft: Raft, entry: Entry, pending_conf_index: int) -> bool:
 
 
 def apply_conf_change(raft: Raft, change: ConfChange) -> ConfState:
-    """The application reached a configuration change. Raises :class:`~copycat.errors.InvalidConfChange`."""
+    """The application reached a configuration change. Raises :class:`~copycat.errors.InvalidConfChange`.
+
+    While a snapshot waits to be stored, an entry can only be one that was handed out before it came: the snapshot's
+    configuration, by which this replica counts already, has that change behind it.
+    """
+    if raft.log.unstable.snapshot is not None:
+        return raft.tracker.config.conf_state()
     raft.tracker.install(raft.tracker.changer(raft.log.last_index).apply(change))
     state = raft.tracker.config.conf_state()
     if raft.role == Role.LEADER:

@@ -101,6 +101,7 @@ class RawNode:
 
     def apply_conf_change(self, change: ConfChange) -> ConfState:
         """The application reached this change in the log. Call it for each, before saying that its entry is applied.
+        It has no effect, and need not be called, once a snapshot came that goes beyond the entry.
 
         Raises :class:`~copycat.errors.InvalidConfChange`, with nothing changed, if it can't follow the present
         configuration.

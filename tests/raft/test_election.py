@@ -7,7 +7,7 @@ import random
 import pytest
 
 from copycat.errors import ProposalDropped
-from copycat.messages import Entry, EntryType, Message, Snapshot
+from copycat.messages import Entry, EntryType, HardState, Message, Snapshot
 from copycat.raft import ReadOnly, Role
 
 from .kit import ADD, LEARNER, REMOVE, Group, Replica, T, app, change, group, only
@@ -65,11 +65,35 @@ def test_a_repeated_vote_counts_once_and_the_first_answer_stands() -> None:
     replica.settle()
     for _ in range(3):
         replica.hear(T.VOTE_RESP, 2)
-    replica.hear(T.VOTE_RESP, 2, reject=True)
     assert replica.raw.role == Role.CANDIDATE
-    replica.hear(T.VOTE_RESP, 3, reject=True)
-    replica.hear(T.VOTE_RESP, 3)
+    for voter in (3, 4):
+        replica.hear(T.VOTE_RESP, voter, reject=True)
+        replica.hear(T.VOTE_RESP, voter)
     assert replica.raw.role == Role.CANDIDATE
+    replica.hear(T.VOTE_RESP, 5)
+    assert replica.raw.role == Role.LEADER
+
+
+def test_a_candidate_without_a_majority_stands_again_in_a_higher_term() -> None:
+    """5.2, figure 2 (candidates): if the election timeout elapses, start a new election."""
+    replica = Replica()
+    replica.raw.campaign()
+    replica.settle()
+    replica.raw.raft.randomized_election_timeout = 12
+    assert not replica.tick(11)
+    sent = replica.tick(1)
+    assert [(each.type, each.to, each.term) for each in sent] == [(T.VOTE, 2, 2), (T.VOTE, 3, 2)]
+    assert replica.disk.hard_state == HardState(2, 1, 0)
+
+
+@pytest.mark.parametrize("kind", [T.APP, T.HEARTBEAT, T.SNAP])
+def test_every_word_of_the_leader_holds_elections_off(kind: T) -> None:
+    """5.2, figure 2 (followers): only a timeout without AppendEntries from the current leader starts an election."""
+    replica = Replica(terms=[1], commit=1)
+    for _ in range(5):
+        replica.hear(kind, 2)
+        assert not replica.tick(9)
+    assert replica.raw.role == Role.FOLLOWER
 
 
 def test_a_majority_of_refusals_ends_the_election_in_the_same_term() -> None:

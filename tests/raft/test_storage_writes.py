@@ -8,7 +8,7 @@ from copycat.errors import LocalMessage, PeerUnknown
 from copycat.messages import LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD, ConfState, Entry, HardState, Message, Snapshot
 from copycat.raft import Ready, Role
 
-from .kit import Replica, T, app, only
+from .kit import ADD, Replica, T, app, change, only
 
 
 def _write_of(ready: Ready) -> Message:
@@ -240,3 +240,18 @@ def test_answers_of_strangers_are_refused_whatever_ones_role(kind: T) -> None:
         with pytest.raises(PeerUnknown):
             replica.raw.step(Message(kind, to=1, sender=9, term=99))
         assert replica.raw.term < 99
+
+
+def test_a_change_applied_behind_the_back_of_a_waiting_snapshot_does_not_count() -> None:
+    """Thesis 10.2: the threads for applying and for writing are not in step.
+
+    The change was handed out to be applied before the snapshot came, whose configuration goes beyond it.
+    """
+    replica = Replica(async_storage_writes=True, terms=[1, 1], commit=2)
+    later = ConfState((1, 2, 5), (), (1, 2, 3))
+    replica.raw.step(Message(T.SNAP, to=1, sender=2, term=1, snapshot=Snapshot(9, 1, later)))
+    assert replica.raw.apply_conf_change(change((ADD, 4))) == later
+    assert replica.raw.apply_conf_change(change()) == later
+    assert replica.raw.status().config.conf_state() == later
+    _acknowledge(replica, _write_of(replica.raw.ready()))
+    assert replica.raw.apply_conf_change(change()) == ConfState((1, 2, 5))
