@@ -39,8 +39,9 @@ USUAL = {"deliver": 360.0, "ready": 260.0, "work": 180.0, "tick": 120.0, "propos
 TROUBLE = {
     "lose": 7.5,
     "repeat": 7.5,
-    "campaign": 2.5,
-    "crash": 2.5,
+    "campaign": 3.0,
+    "rivals": 3.0,
+    "crash": 4.0,
     "die": 1.5,
     "change": 7.0,
     "transfer": 2.5,
@@ -132,7 +133,7 @@ class World:
             everyone = range(1, size + 1)
             halves = [tuple(sorted(self.rng.sample(everyone, min(size, 3)))) for _ in range(2)]
             start = ConfState(halves[0], (), halves[1], (), self.rng.random() < 0.5)
-        weights = USUAL | {verb: usual * self.rng.choice((0, 1, 1, 4, 12)) for verb, usual in TROUBLE.items()}
+        weights = USUAL | {verb: usual * self.rng.choice((0, 1, 1, 4, 15)) for verb, usual in TROUBLE.items()}
         self._verbs, self._weights = [*weights], [*weights.values()]
         self._in_order = self.rng.choice((0.2, 0.6, 0.95))
         plain = self.rng.random() < 0.3
@@ -222,7 +223,7 @@ class World:
             return " ".join([f"change {self._anyone()} {rng.choice(('auto', 'implicit', 'explicit'))}", *operations])
         if verb == "compact":
             return f"compact {self._anyone()} {rng.randint(0, 6)}"
-        if verb in ("transfer", "unreachable", "snapshot-sent", "snapshot-lost"):
+        if verb in ("rivals", "transfer", "unreachable", "snapshot-sent", "snapshot-lost"):
             return f"{verb} {self._anyone()} {self._anyone()}"
         return f"{verb} {self._anyone()}"
 
@@ -233,6 +234,11 @@ class World:
 
     def _do_campaign(self, ident: str) -> None:
         self.peers[int(ident)].raw.campaign()
+
+    def _do_rivals(self, ident: str, other: str) -> None:
+        """Two stand at once, often in the same term."""
+        self._do_campaign(ident)
+        self._do_campaign(other)
 
     def _do_deliver(self, number: str) -> None:
         message = self.in_flight.pop(int(number), None)

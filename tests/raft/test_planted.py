@@ -49,7 +49,10 @@ def _acknowledges_before_the_write(patch: pytest.MonkeyPatch) -> None:
 
 
 def _takes_half_for_a_majority(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(quorum, "majority_index", lambda indices: sorted([0, *indices])[(len(indices) + 2) // 2])
+    def majority_index(indices: list[int]) -> int:
+        return sorted([0, *indices])[(len(indices) + 2) // 2] if indices else quorum.INFINITE
+
+    patch.setattr(quorum, "majority_index", majority_index)
 
 
 def _counts_one_half_of_a_joint_election(patch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from copycat.messages import ConfState, Message, Snapshot
-from copycat.raft import ProgressState
+from copycat.raft import NO_LIMIT, ProgressState
 
 from .kit import Replica, T, app, group, only
 
