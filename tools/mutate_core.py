@@ -58,7 +58,7 @@ MUTATIONS = (
     Mutation(
         "pause when the size limit cut the list",
         "log",
-        "or self.applying < self._appliable_to(\n            allow_unstable\n        )",
+        "or self.applying < last",
         "",
     ),
     Mutation("a lease expires", "core", "and raft.election_elapsed < raft.election_tick", ""),

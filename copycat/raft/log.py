@@ -56,16 +56,23 @@ def payload_size(entries: Iterable[Entry]) -> int:
     return sum([len(entry.data) for entry in entries])
 
 
-def cut_to_size(entries: list[Entry], bytes_max: int) -> list[Entry]:
-    """The longest beginning that fits, but never less than one entry."""
-    if len(entries) <= 1 or entries_size(entries) <= bytes_max:
-        return entries
+def fit(entries: list[Entry], bytes_max: int) -> tuple[list[Entry], int]:
+    """The longest beginning of ``entries`` (not empty) that fits, but never less than one entry; and its size."""
+    size = entries_size(entries)
+    if size <= bytes_max or len(entries) == 1:
+        return entries, size
     size = entry_size(entries[0])
     for count in range(1, len(entries)):
-        size += entry_size(entries[count])
-        if size > bytes_max:
-            return entries[:count]
-    return entries
+        grown = size + entry_size(entries[count])
+        if grown > bytes_max:
+            return entries[:count], size
+        size = grown
+    return entries, size
+
+
+def cut_to_size(entries: list[Entry], bytes_max: int) -> list[Entry]:
+    """The longest beginning that fits, but never less than one entry."""
+    return entries if len(entries) <= 1 else fit(entries, bytes_max)[0]
 
 
 class RaftLog:
@@ -149,17 +156,21 @@ class RaftLog:
 
         Raises :class:`~copycat.raft.storage.Compacted`.
         """
+        return cut_to_size(self._span(low, high, bytes_max), bytes_max)
+
+    def _span(self, low: int, high: int, bytes_max: int) -> list[Entry]:
+        """The same, perhaps more than fit: storage measures in its own way."""
         unstable = self.unstable
         offset = unstable.offset
         if low >= offset:
-            return cut_to_size(unstable.entries[low - offset : high - offset], bytes_max)
+            return unstable.entries[low - offset : high - offset]
         if low < self.first_index():
             raise Compacted(low)
         stop = min(high, offset)
-        stored = cut_to_size(self._storage.entries(low, stop, bytes_max), bytes_max)
+        stored = self._storage.entries(low, stop, bytes_max)
         if high <= offset or len(stored) < stop - low:
             return stored
-        return cut_to_size(stored + unstable.entries[: high - offset], bytes_max)
+        return stored + unstable.entries[: high - offset]
 
     def snapshot(self) -> Snapshot | None:
         """The newest snapshot; None if storage can't give one now."""
@@ -261,23 +272,19 @@ class RaftLog:
             return False
         return self.applying < self._appliable_to(allow_unstable)
 
-    def next_committed(self, allow_unstable: bool) -> list[Entry]:
-        """Committed entries that were not handed out yet, as many as the limit lets through."""
-        # Without a call for the usual answer: a replica is asked after each step.
-        if self.applying >= self.committed or not self.has_next_committed(allow_unstable):
+    def take_committed(self, allow_unstable: bool) -> list[Entry]:
+        """Committed entries that were not handed out yet, as many as the limit lets through. They are being applied
+        from now on; no more follow until some are acknowledged if they use up the limit or were cut by it."""
+        if not self.has_next_committed(allow_unstable):
             return []
+        last = self._appliable_to(allow_unstable)
         bytes_max = self._applying_bytes_max - self._applying_bytes
-        return self.slice(self.applying + 1, self._appliable_to(allow_unstable) + 1, bytes_max)
-
-    def hand_out_committed(self, entries: list[Entry], allow_unstable: bool) -> None:
-        """``entries`` are being applied; pause if they use up the limit or were cut by it."""
+        entries, size = fit(self._span(self.applying + 1, last + 1, bytes_max), bytes_max)
         self.applying = entries[-1].index
-        size = entries_size(entries)
         self._handed_out.append((self.applying, size))
         self._applying_bytes += size
-        self.applying_paused = self._applying_bytes >= self._applying_bytes_max or self.applying < self._appliable_to(
-            allow_unstable
-        )
+        self.applying_paused = self._applying_bytes >= self._applying_bytes_max or self.applying < last
+        return entries
 
     def applied_to(self, index: int) -> None:
         """Everything up to ``index`` is applied; what was handed out up to there no longer counts."""

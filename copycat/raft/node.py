@@ -156,7 +156,7 @@ class RawNode:
         after_append = raft.messages_after_append
         entries = unstable.new_entries()
         snapshot = unstable.new_snapshot() if unstable.snapshot is not None else None
-        committed = log.next_committed(self._apply_unstable) if log.applying < log.committed else []
+        committed = log.take_committed(self._apply_unstable) if log.applying < log.committed else []
         must_sync = bool(entries)
         soft_state = hard_state = None
         if self._soft_state_changed():
@@ -176,8 +176,6 @@ class RawNode:
         raft.messages_after_append = []
         if entries or snapshot is not None:
             unstable.hand_out()
-        if committed:
-            log.hand_out_committed(committed, self._apply_unstable)
         return ready
 
     def _plan_advance(self, ready: Ready, after_append: list[Message]) -> None:
@@ -222,18 +220,14 @@ class RawNode:
 
     def _append_acknowledgement(self, ready: Ready) -> Message:
         """Says that the log up to its present end is durable, as of this term."""
-        raft = self.raft
-        acknowledgement = Message(
-            _STORAGE_APPEND_RESP,
-            to=raft.id,
-            sender=LOCAL_APPEND_THREAD,
-            term=raft.term,
-            snapshot=ready.snapshot,
+        raft, log = self.raft, self.raft.log
+        snapshot = ready.snapshot
+        if not log.unstable.entries:
+            return Message(_STORAGE_APPEND_RESP, raft.id, LOCAL_APPEND_THREAD, raft.term, snapshot=snapshot)
+        last_term, last_index = log.last_term, log.last_index
+        return Message(
+            _STORAGE_APPEND_RESP, raft.id, LOCAL_APPEND_THREAD, raft.term, last_term, last_index, snapshot=snapshot
         )
-        if raft.log.unstable.entries:
-            acknowledgement.index = raft.log.last_index
-            acknowledgement.log_term = raft.log.last_term
-        return acknowledgement
 
     def _apply_acknowledgement(self, ready: Ready) -> Message:
         return Message(

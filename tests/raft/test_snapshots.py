@@ -139,3 +139,13 @@ def test_a_follower_that_lost_nothing_catches_up_through_a_snapshot() -> None:
         trio.run()
     assert trio[3].raw.applied == 21
     assert trio[3].disk.point.index >= 15
+
+
+def test_a_snapshot_of_what_is_committed_here_replaces_nothing() -> None:
+    """7: it describes a prefix of the log, here one that was compacted away; what follows is retained."""
+    replica = Replica(terms=[1] * 6, commit=5)
+    replica.settle()
+    replica.disk.compact(4)
+    (answer,) = replica.hear(T.SNAP, 2, snapshot=Snapshot(3, 1, ConfState((1, 2))))
+    assert (answer.type, answer.index, answer.reject) == (T.APP_RESP, 5, False)
+    assert (replica.raw.last_index, replica.raw.status().config.voters) == (6, {1, 2, 3})
