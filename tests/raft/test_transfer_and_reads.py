@@ -256,6 +256,20 @@ def test_a_deposed_leader_answers_no_read() -> None:
     assert not leader.reads
 
 
+def test_reads_that_wait_end_with_their_leaders_term() -> None:
+    """Thesis 6.4: who asked has to ask again; a later term of the same leader does not answer for an earlier one."""
+    leader = Replica().lead()
+    leader.raw.read_index(b"q")
+    assert leader.settle()[0].context
+    leader.hear(T.HEARTBEAT, 2, term=2)
+    leader.raw.campaign()
+    leader.settle()
+    leader.hear(T.VOTE_RESP, 2)
+    assert leader.raw.role == Role.LEADER
+    assert {each.context for each in only(leader.tick(1), T.HEARTBEAT)} == {b""}
+    assert not leader.reads
+
+
 def test_reads_that_waited_are_released_when_the_quorum_shrinks_to_those_that_vouched() -> None:
     leader = Replica(voters=(1, 2)).lead()
     leader.raw.propose_conf_change(change((REMOVE, 2)))
