@@ -213,6 +213,15 @@ class Consumers:
                 consumer.barriers += group.reads.take()
                 self._seek(consumer, SEEK_AGAIN_S)
 
+    def succeeded(self, earlier: Group, group: Group) -> None:
+        """Another replica goes on where ``earlier`` was: its consumers move, and keep their place and their sessions."""
+        for consumer in self._consumers:
+            if consumer.group is earlier:
+                assert consumer.feed is not None
+                earlier.detach(consumer.proposer, consumer.feed)
+                consumer.barriers += earlier.reads.take()
+                consumer.attach(group)
+
     def close(self, consumer: Consumer, closed: Future[None]) -> None:
         """Detach the consumer once what it has in flight is settled, or time is up."""
         if consumer not in self._consumers:

@@ -40,6 +40,7 @@ from copycat.messages import Message, MessageType
 from copycat.nodestore import NodeStore
 from copycat.outbox import Outbox
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
+from copycat.recovery import Recoveries
 from copycat.stewardship import Stewardship
 from copycat.transfer import ChunkServer
 
@@ -118,6 +119,7 @@ class Engine:
         self.departures = Departures(self)
         self.stewardship = Stewardship(self)
         self.errands = Errands(self)
+        self.recoveries = Recoveries(self)
         self.consumers = Consumers(self)
         self.chunks = ChunkServer(self)
 
@@ -199,6 +201,7 @@ class Engine:
         self.founding.end(reason)
         self.departures.end(reason)
         self.errands.end(reason)
+        self.recoveries.end(reason)
         for group in self.hosting.groups.values():
             group.end()
 
@@ -213,6 +216,7 @@ class Engine:
         self.departures.tick()
         self.stewardship.tick()
         self.errands.tick()
+        self.recoveries.tick()
         self.chunks.tick()
 
     # --- what arrives ---
@@ -251,7 +255,7 @@ class Engine:
     def _receive_raft(self, sender: str, group_id: bytes, message: Message) -> None:
         group = self.hosting.groups.get(group_id)
         if group is None or group.raft_id != message.to:
-            self.hosting.stranger(sender, group_id, message.to)
+            self.hosting.stranger(sender, group_id, message)
         elif message.type is MessageType.PROP:
             self.stewardship.proposed(group, sender, message)
         else:

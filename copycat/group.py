@@ -398,6 +398,11 @@ class Group:
 
     # --- who is in it ---
 
+    @property
+    def replicas_wanted(self) -> int:
+        """Voters that the group is to have: as it was created, unless an operator wanted another number since."""
+        return self.sequencer.wanted or self.genesis.replicas
+
     def voters(self) -> frozenset[int]:
         """Whose word counts now; in a joint configuration, of either majority."""
         config = self.raft.raft.tracker.config
@@ -465,10 +470,14 @@ class Group:
         if self.sequencer.index > proposer.seen_index:
             proposer.skipped_to(self.sequencer.sessions)
 
-    def end(self) -> None:
-        """This replica is closed, or destroyed."""
+    def suspend(self) -> None:
+        """Nothing is staged or sent for this replica any more; those who wait here are kept for the one that follows it."""
         self.ended = True
         self.snapshots.end()
+
+    def end(self) -> None:
+        """This replica is closed, or destroyed."""
+        self.suspend()
         self.reads.fail(Closed("this node no longer hosts the group"))
 
     def detach(self, proposer: Proposer, feed: Feed) -> None:

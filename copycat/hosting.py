@@ -15,7 +15,7 @@ from copycat.codec import unpack_record
 from copycat.errors import CodecError
 from copycat.genesis import Genesis
 from copycat.group import Group
-from copycat.messages import ConfState
+from copycat.messages import ConfState, Message
 from copycat.protocol import ReplicaAsk, ReplicaInvite, ReplicaRemoved
 from copycat.records import ReplicaRecord
 from copycat.replicastore import ReplicaStore
@@ -108,13 +108,38 @@ class Hosting:
             elif not store.snapshots.retained:
                 del self._ruins[group_id]
 
-    def stranger(self, sender: str, group_id: bytes, raft_id: int) -> None:
+    def succeed(self, earlier: Group, store: ReplicaStore) -> Group:
+        """Let another replica, which ``store`` holds by now, go on where ``earlier`` was suspended."""
+        assert self.groups.get(earlier.id) is earlier
+        self._engine.drop(earlier)
+        store.snapshots.abandon()
+        group = self._open(earlier.id, store)
+        self.buried[group.id] = store.record.retired
+        self._engine.consumers.succeeded(earlier, group)
+        self._engine.cluster.hosts(group)
+        self._engine.touch(group)
+        return group
+
+    def stranger(self, sender: str, group_id: bytes, message: Message) -> None:
         """A message came for a replica that isn't here: ask its sender what it is, once a tick."""
-        if raft_id in self.buried.get(group_id, ()) or (group_id, raft_id) in self._asked:
+        group = self.groups.get(group_id)
+        raft_id = message.to
+        if raft_id in self.buried.get(group_id, ()):
+            # Perhaps it speaks to who was a member with it, and does not know that both are none any more.
+            if group is not None and (group_id, message.sender) not in self._asked:
+                self._asked.add((group_id, message.sender))
+                self._dismiss_if_departed(group, sender, message.sender)
+        elif (group_id, raft_id) not in self._asked:
+            self._asked.add((group_id, raft_id))
+            self._engine.send(sender, ReplicaAsk(group_id, raft_id, group.raft_id if group is not None else 0))
+
+    def _dismiss_if_departed(self, group: Group, node_id: str, raft_id: int) -> None:
+        if not group.is_departed(raft_id):
             return
-        self._asked.add((group_id, raft_id))
-        hosted = self.groups[group_id].raft_id if group_id in self.groups else 0
-        self._engine.send(sender, ReplicaAsk(group_id, raft_id, hosted))
+        if group.may_dismiss:
+            self._engine.send(node_id, ReplicaRemoved(group.id, raft_id))
+        else:
+            group.hasten_farewell()
 
     def _open(self, group_id: bytes, store: ReplicaStore) -> Group:
         genesis = unpack_record(Genesis, store.record.genesis)
@@ -128,11 +153,7 @@ class Hosting:
         group = self.groups.get(ask.group)
         if group is None:
             return
-        if group.is_departed(ask.hosted):
-            if group.may_dismiss:
-                self._engine.send(sender, ReplicaRemoved(ask.group, ask.hosted))
-            else:
-                group.hasten_farewell()
+        self._dismiss_if_departed(group, sender, ask.hosted)
         member = group.sequencer.members.get(ask.raft_id)
         if member is not None and member.node_id == sender:
             self._engine.send(sender, ReplicaInvite(ask.group, ask.raft_id, group.store.record.genesis))

@@ -8,6 +8,7 @@ import random
 import threading
 import weakref
 from concurrent.futures import Future
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from copycat.errors import Closed, CopyCatError, InvalidConfig, SeedUnreachable,
 from copycat.founding import Wish
 from copycat.ids import DataStructureId, new_id
 from copycat.nodestore import NodeStore
+from copycat.recovery import Order, Recovery
 from copycat.registry import make_storage, make_transport
 from copycat.runtime import Runtime
 from copycat.status import GroupStatus, Member
@@ -216,6 +218,30 @@ class CopyCat:
         forgotten: Future[None] = Future()
         self._ask(forgotten, lambda: self._engine.departures.forget(node_id, force, forgotten))
         wait_for(forgotten, ANSWER_TIMEOUT_S, "forgetting a member")
+
+    def recover(
+        self,
+        id: DataStructureId | ULID | str | bytes,  # noqa: A002
+        operator: str,
+        reason: str,
+        force: bool = False,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> Recovery:
+        """Let a group that lost its quorum for good go on from this node's replica alone; docs/operations.md has the risks.
+
+        What this replica holds counts as committed, what only the lost ones held is gone; the group then grows back by itself.
+        ``operator`` and ``reason`` go into the record of it that stays in the data directory, and is returned.
+
+        Raises :class:`~copycat.errors.UsageError` unless all voters on dead nodes were given up with :meth:`forget`, no leader
+        is known, no majority of the voters lives, and no living replica holds more; ``force`` overrides all but the first.
+        Raises :class:`~copycat.errors.Timeout` if a living replica did not answer.
+        """
+        group_id = bytes(DataStructureId.parse(id))
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        order = Order(operator, reason, now, force)
+        recovered: Future[Recovery] = Future()
+        self._ask(recovered, lambda: self._engine.recoveries.recover(group_id, order, timeout, recovered))
+        return wait_for(recovered, timeout + ANSWER_TIMEOUT_S, "recovering the group")
 
     # --- the end ---
 

@@ -264,6 +264,27 @@ class ReplicaStore:
         self.snapshots.stage_received(batch, meta)
         return self._completions.pend(lambda: self.snapshots.received(meta))
 
+    def stage_succession(
+        self, batch: WriteBatch, raft_id: int, hard_state: HardState, entries: Sequence[Entry]
+    ) -> tuple[Pending, Pending]:
+        """Stage, as one step, that this log goes on under another raft id, with ``entries`` behind what it holds.
+
+        The present raft id is remembered with those that are never used again. Both changes are to be completed, in order.
+        Raises ValueError as :meth:`stage` does, and for a raft id that was used before.
+        """
+        record = self.record
+        retired = (*record.retired, record.raft_id)[-RETIRED_IDS_MAX:]
+        if raft_id in retired:
+            raise ValueError(f"raft id {raft_id} of group {self.group_id.hex()} was used before on this node")
+        successor = replace(record, raft_id=raft_id, retired=retired)
+        appended = self.stage(batch, hard_state, entries)
+        batch.put(self._keys.replica, seal_record(self._keys.replica, successor))
+
+        def effect() -> None:
+            self.record = successor
+
+        return appended, self._completions.pend(effect)
+
     def stage_destroy(self, batch: WriteBatch) -> Pending:
         """Stage the end of this replica: a tombstone stays, so that its raft id is never used again; all else is waste."""
         self._completions.check_open()

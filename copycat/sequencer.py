@@ -15,7 +15,7 @@ from copycat.messages import ConfChange, ConfChangeType, Entry, EntryType
 from copycat.raft.confchange import unpack_conf_change
 from copycat.sessions import Applied, Outcome, SessionTable
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 DEPARTED_MAX = 256
 """Raft ids of removed members that are remembered, so that a straggler can be told."""
@@ -29,20 +29,25 @@ class Replica:
     placed: bool
 
 
-def pack_context(replicas: dict[int, Replica]) -> bytes:
-    """What a configuration change says about the members it adds."""
-    return codec.pack([[raft_id, replica.node_id, replica.placed] for raft_id, replica in replicas.items()])
+def pack_context(replicas: dict[int, Replica], wanted: int = 0) -> bytes:
+    """What a configuration change says about the members it adds, and how many voters are wanted from now on; 0: as before."""
+    described: list[object] = [[raft_id, replica.node_id, replica.placed] for raft_id, replica in replicas.items()]
+    return codec.pack([*described, wanted] if wanted else described)
 
 
-def unpack_context(context: bytes) -> dict[int, Replica]:
+def unpack_context(context: bytes) -> tuple[dict[int, Replica], int]:
     """Raises :class:`~copycat.errors.CodecError`."""
-    return _unpack_replicas(codec.unpack(context)) if context else {}
+    value = codec.unpack(context) if context else []
+    wanted = 0
+    if isinstance(value, list) and value and type(value[-1]) is int:
+        wanted = value.pop()
+    return _unpack_replicas(value), wanted
 
 
 class Sequencer:
     """The state after the entries up to ``index``; ``position`` is that of the last item among them."""
 
-    __slots__ = ("departed", "index", "members", "position", "sessions")
+    __slots__ = ("departed", "index", "members", "position", "sessions", "wanted")
 
     def __init__(self, members: dict[int, Replica]) -> None:
         self.index = 0
@@ -50,6 +55,8 @@ class Sequencer:
         self.sessions = SessionTable()
         self.members = members
         self.departed: list[int] = []
+        self.wanted = 0
+        """Voters that an operator wants the group to have; 0: as many as it was created for."""
 
     def apply(self, entry: Entry) -> Applied:
         """Apply the next entry. A batch's items are left packed: see :func:`copycat.sessions.unpack_proposals`."""
@@ -63,7 +70,8 @@ class Sequencer:
         return Applied(Outcome.NOTHING)
 
     def _apply_change(self, change: ConfChange) -> None:
-        described = unpack_context(change.context)
+        described, wanted = unpack_context(change.context)
+        self.wanted = wanted or self.wanted
         for single in change.changes:
             if single.type is ConfChangeType.REMOVE:
                 if self.members.pop(single.id, None) is not None:
@@ -78,6 +86,7 @@ class Sequencer:
         twin.position = self.position
         twin.sessions = self.sessions.fork()
         twin.departed = self.departed
+        twin.wanted = self.wanted
         return twin
 
     def pack(self) -> bytes:
@@ -89,6 +98,7 @@ class Sequencer:
                 self.sessions.pack(),
                 [[raft_id, member.node_id, member.placed] for raft_id, member in self.members.items()],
                 self.departed,
+                self.wanted,
             ]
         )
 
@@ -96,10 +106,10 @@ class Sequencer:
     def unpack(cls, data: bytes) -> Sequencer:
         """Raises :class:`~copycat.errors.CodecError`."""
         value = codec.unpack(data)
-        if not isinstance(value, list) or len(value) != 6 or value[0] != STATE_VERSION:
+        if not isinstance(value, list) or len(value) != 7 or value[0] != STATE_VERSION:
             raise CodecError("malformed group state, or one of another version")
-        _, index, position, sessions, members, departed = value
-        if type(index) is not int or type(position) is not int or index < 0 or position < 0:
+        _, index, position, sessions, members, departed, wanted = value
+        if not all(type(number) is int and number >= 0 for number in (index, position, wanted)):
             raise CodecError("malformed group state")
         if not isinstance(departed, list) or not all(type(raft_id) is int for raft_id in departed):
             raise CodecError("malformed group state")
@@ -107,6 +117,7 @@ class Sequencer:
         sequencer.index = index
         sequencer.position = position
         sequencer.departed = departed
+        sequencer.wanted = wanted
         sequencer.sessions = SessionTable.unpack(sessions)
         return sequencer
 

@@ -40,6 +40,8 @@ class GroupStatus:
     """Voters that the group was created to have."""
     under_replicated: bool = False
     """Whether it has fewer voters on living nodes than that; it grows when nodes come."""
+    has_quorum: bool = True
+    """Whether nodes with a majority of its voters live, as seen from here; docs/operations.md says what to do if not."""
     log_bytes: int = 0
     """Bytes of log on this node's disk."""
     snapshot_position: int = 0

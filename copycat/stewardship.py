@@ -94,7 +94,7 @@ class Stewardship:
         if self._ticks % CHECK_EVERY_TICKS:
             return
         self._watch_disk()
-        nodes = self._nodes()
+        nodes = self.nodes()
         for group in list(self._engine.hosting.groups.values()):
             if 0 < group.log_full_until < self._engine.now:
                 self._set_log_full(group, 0.0)
@@ -312,12 +312,12 @@ class Stewardship:
             group.raft.last_index,
             tuple(voters),
             tuple(learners),
-            group.genesis.replicas,
+            group.replicas_wanted,
             group.genesis.data_center_replicas,
             self._changing(group),
         )
 
-    def _nodes(self) -> dict[str, NodeView]:
+    def nodes(self) -> dict[str, NodeView]:
         """Members as repair sees them. A node that was shut down, but did not leave for good, is expected back."""
         cluster = self._engine.cluster
         nodes = {}
@@ -389,8 +389,8 @@ class Stewardship:
 
     # --- what others ask ---
 
-    def status_of(self, group: Group) -> GroupStatus:
-        """The replica's view of its group."""
+    def status_of(self, group: Group, nodes: dict[str, NodeView] | None = None) -> GroupStatus:
+        """The replica's view of its group. ``nodes`` spares those who ask for many to look at every member each time."""
         raft = group.raft
         members = group.sequencer.members
         voters = group.voters()
@@ -405,7 +405,7 @@ class Stewardship:
         if group.leads:
             last = raft.last_index
             lag = {raft_id: last - match for raft_id, match in group.matches().items() if raft_id != group.raft_id}
-        missing = under_replicated(self._view(group), self._nodes())
+        missing = under_replicated(self._view(group), self.nodes() if nodes is None else nodes)
         return GroupStatus(
             data_structure_id=str(DataStructureId(group.id)),
             raft_id=group.raft_id,
@@ -418,8 +418,9 @@ class Stewardship:
             learners=tuple([peer for peer in peers if peer.raft_id not in voters]),
             lag=lag,
             interactive=group.interactive,
-            replicas_wanted=group.genesis.replicas,
+            replicas_wanted=group.replicas_wanted,
             under_replicated=missing > 0,
+            has_quorum=self._engine.recoveries.has_quorum(group),
             log_bytes=group.store.log_bytes,
             snapshot_position=group.snapshots.position,
         )

@@ -46,7 +46,7 @@ FLOORS = (
         *("genesis", "acceptor", "creation", "enrolment", "lookup", "directory", "placement", "repair"),
     ),
     ("subscription", "group", "snapshots", "snapshot_making", "transfer"),
-    ("hosting", "founding", "departures", "consumers", "cluster", "stewardship", "errands"),
+    ("hosting", "founding", "departures", "consumers", "cluster", "stewardship", "errands", "recovery"),
     ("engine",),
     ("runtime", "node", ""),
     ("structures", "aio"),

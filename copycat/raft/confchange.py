@@ -95,6 +95,10 @@ class Changer:
         self._members = members
         self._new_member = new_member
 
+    def after(self, changed: Changed) -> Changer:
+        """What derives the configuration that follows ``changed``."""
+        return Changer(changed.config, changed.members, self._new_member)
+
     def apply(self, change: ConfChange) -> Changed:
         """Take the step that ``change`` asks for. Raises :class:`~copycat.errors.InvalidConfChange`."""
         if leaves_joint(change):
