@@ -73,6 +73,8 @@ class Config:
     """A write that takes longer stops this node, as a failed one does."""
     leave_timeout_s: float = 5.0
     """How long a clean shutdown may take to hand over and say goodbye."""
+    admin_socket: bool = True
+    """Whether the command ``copycat`` can ask this node: a Unix socket in ``data_dir``, for its owner alone."""
 
     proposal_bytes_max: int = MIB
     """The longest proposal."""
@@ -207,7 +209,7 @@ def _check_type(name: str, default: Any, value: Any) -> None:
     if isinstance(default, Durability) or name in ("transport", "storage", "peers_to_contact", "seed"):
         return
     wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
-    if not isinstance(value, wanted) or isinstance(value, bool):
+    if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
         raise InvalidConfig(f"{name} must be {wanted[-1].__name__}, not {value!r}")
 
 

@@ -10,13 +10,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from copycat.errors import CopyCatError, Timeout, UsageError
+from copycat.errors import CopyCatError, ProposalDropped, Timeout, UsageError
 from copycat.founding import Wish
 
 if TYPE_CHECKING:
     from copycat.engine import Engine
 
 log = logging.getLogger(__name__)
+
+REPLICAS_MAX = 99
 
 
 @dataclass(slots=True)
@@ -36,6 +38,16 @@ class _Transfer:
     moved: Future[None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Resizing:
+    """An operator waits until it is committed that the group is to have ``wanted`` voters."""
+
+    group_id: bytes
+    wanted: int
+    deadline: float
+    done: Future[int]
+
+
 class Errands:
     """Belongs to the engine's thread."""
 
@@ -43,10 +55,12 @@ class Errands:
         self._engine = engine
         self._allocations: list[_Allocation] = []
         self._transfers: list[_Transfer] = []
+        self._resizings: list[_Resizing] = []
 
     def tick(self) -> None:
         self._check_allocations()
         self._check_transfers()
+        self._check_resizings()
 
     def allocate(self, group_id: bytes, wish: Wish, timeout_s: float, ready: Future[None]) -> None:
         """Create a group that need not have a replica here; ``ready`` is resolved when it has a leader."""
@@ -91,6 +105,41 @@ class Errands:
             group.raft.transfer_leader(heirs[0])
             self._engine.touch(group)
 
+    def change_replicas(self, group_id: bytes, step: int, node_id: str, timeout_s: float, done: Future[int]) -> None:
+        """Let the group have one voter more (``step`` 1) or one less (-1); ``done`` gets how many, once that is committed.
+
+        With ``node_id`` it begins there; without, placement chooses. The leader's repair carries it out from there. Raises
+        :class:`~copycat.errors.UsageError` if this node does not lead the group, or the node named doesn't fit.
+        """
+        group = self._engine.hosting.groups.get(group_id)
+        if group is None or not group.leads:
+            leader = group.node_of(group.leader) if group is not None and group.leader else None
+            where = f"node {leader} does" if leader else "and no leader is known here"
+            raise UsageError(f"only the group's leader changes its replicas: this node does not lead it, {where}")
+        wanted = group.replicas_wanted + step
+        if abs(step) != 1 or not 1 <= wanted <= REPLICAS_MAX:
+            raise UsageError(f"a group has 1 to {REPLICAS_MAX} replicas, and changes by one at a time")
+        log.warning(
+            "an operator changes the replicas", extra={"group": group_id.hex(), "wanted": wanted, "node": node_id}
+        )
+        if not self._engine.stewardship.change_wanted(group, wanted, node_id, add=step > 0):
+            raise ProposalDropped("another change of the group's replicas is under way; try again in a moment")
+        self._resizings.append(_Resizing(group_id, wanted, self._engine.now + timeout_s, done))
+
+    def _check_resizings(self) -> None:
+        still = []
+        for resizing in self._resizings:
+            group = self._engine.hosting.groups.get(resizing.group_id)
+            if group is not None and group.replicas_wanted == resizing.wanted:
+                resizing.done.set_result(resizing.wanted)
+            elif self._engine.now >= resizing.deadline:
+                resizing.done.set_exception(
+                    Timeout("the change was not committed in time; it may be yet: look at the group")
+                )
+            else:
+                still.append(resizing)
+        self._resizings = still
+
     def _check_transfers(self) -> None:
         still = []
         for transfer in self._transfers:
@@ -111,3 +160,6 @@ class Errands:
         for transfer in self._transfers:
             transfer.moved.set_exception(reason)
         self._transfers.clear()
+        for resizing in self._resizings:
+            resizing.done.set_exception(reason)
+        self._resizings.clear()

@@ -15,11 +15,13 @@ from typing import Any
 
 from ulid import ULID
 
+from copycat.admin import AdminServer
+from copycat.administration import Administration
 from copycat.channels.commit import SnapshotProvider
-from copycat.channels.waiting import deadline_after, remaining
+from copycat.channels.waiting import deadline_after, on_own_thread, remaining
 from copycat.cluster import measure_weight
 from copycat.config import Config
-from copycat.departures import check_may_start
+from copycat.departures import Stage, check_may_start
 from copycat.engine import Engine
 from copycat.errors import Closed, CopyCatError, InvalidConfig, SeedUnreachable, Timeout, UsageError
 from copycat.founding import Wish
@@ -78,12 +80,29 @@ class CopyCat:
             raise
         self._runtime = Runtime(self._engine, transport, storage)
         self._runtime.start()
+        self._admin = self._open_admin()
+        self._leaver: threading.Thread | None = None
         _running.add(self)
         try:
             self._join()
         except BaseException:
             self._stop(0.0)
             raise
+
+    def _open_admin(self) -> AdminServer | None:
+        """The admin socket, if there is to be one. Where none can be made, the node goes on without, and says so."""
+        data_dir = Path(self.config.data_dir)
+        if not self.config.admin_socket or not data_dir.is_dir():  # a storage may keep nothing on disk
+            return None
+        administration = Administration(self._engine, self._begin_to_leave)
+        server = AdminServer(data_dir, administration.handle)
+        administration.rejected = lambda: server.rejected
+        try:
+            server.start()
+        except (OSError, UsageError) as error:
+            log.warning("there is no admin socket: %s", error)
+            return None
+        return server
 
     def _join(self) -> None:
         joined: Future[None] = Future()
@@ -252,6 +271,35 @@ class CopyCat:
         ``timeout`` seconds, with the reason: the node then runs on, its subscriptions closed; call it again to go on.
         Safe from any thread; a node that was shut down raises :class:`~copycat.errors.Closed`.
         """
+        self._leave_cluster(timeout)
+        self.shutdown()
+
+    @property
+    def left(self) -> bool:
+        """Whether this node has left its cluster for good, on its own word or an admin's."""
+        return self._engine.departures.stage is Stage.GONE
+
+    def _begin_to_leave(self, timeout: float) -> Future[None]:
+        """The same in a thread of its own; the future is resolved when only the end is left to do."""
+        left: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self._leave_cluster(timeout)
+            except CopyCatError as error:
+                left.set_exception(error)
+                return
+            left.set_result(None)
+            self.shutdown()
+
+        with self._lock:
+            if self._leaver is not None and self._leaver.is_alive():
+                raise UsageError("this node is being told to leave already")
+            self._leaver = threading.Thread(target=run, name="copycat-leave", daemon=True)
+            self._leaver.start()
+        return left
+
+    def _leave_cluster(self, timeout: float) -> None:
         deadline = deadline_after(timeout)
         self._drain_consumers(min(timeout, self.config.leave_timeout_s))
         left: Future[None] = Future()
@@ -263,7 +311,6 @@ class CopyCat:
             self._ask(stopped, lambda: stopped.set_result(self._engine.departures.stop_leaving()))
             how_far = wait_for(stopped, ANSWER_TIMEOUT_S, "stopping to leave")
             raise Timeout(f"this node has not left within {timeout} s: {how_far}") from None
-        self.shutdown()
 
     def shutdown(self) -> None:
         """Stop: let what is in flight commit, hand leaderships over, say goodbye to the cluster, release everything.
@@ -299,6 +346,11 @@ class CopyCat:
 
     def _stop(self, timeout: float) -> None:
         self._runtime.stop(max(timeout, STOP_TIMEOUT_S))
+        if self._admin is not None:
+            self._admin.close()
+        leaver = self._leaver
+        if leaver is not None and leaver is not threading.current_thread() and not on_own_thread():
+            leaver.join(STOP_TIMEOUT_S)
         _running.discard(self)
 
     def _ask(self, answer: Future[Any], action: Any) -> None:
@@ -332,3 +384,5 @@ def _stop_all() -> None:
     """The interpreter ends with nodes running: stop their threads before the modules they use go away."""
     for cat in list(_running):
         cat._runtime.stop(1.0)
+        if cat._admin is not None:
+            cat._admin.close()

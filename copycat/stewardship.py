@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from copycat import codec, sessions
-from copycat.errors import StorageFailed
+from copycat.errors import StorageFailed, UsageError
 from copycat.group import Group
 from copycat.ids import DataStructureId
 from copycat.messages import (
@@ -243,8 +243,14 @@ class Stewardship:
     def _changing(self, group: Group) -> bool:
         return group.raft.change_pending
 
-    def _change(self, group: Group, changes: list[ConfChangeSingle], added: dict[int, Replica] | None = None) -> None:
-        context = pack_context(added) if added else b""
+    def _change(
+        self,
+        group: Group,
+        changes: list[ConfChangeSingle],
+        added: dict[int, Replica] | None = None,
+        wanted: int = 0,
+    ) -> None:
+        context = pack_context(added or {}, wanted) if added or wanted else b""
         group.propose_change(ConfChange(tuple(changes), ConfChangeTransition.AUTO, context))
 
     def _add_learner(self, group: Group, node_id: str, placed: bool, instead_of: list[int] | None = None) -> None:
@@ -253,6 +259,37 @@ class Stewardship:
         changes = [ConfChangeSingle(ConfChangeType.REMOVE, old) for old in instead_of or ()]
         changes.append(ConfChangeSingle(ConfChangeType.ADD_LEARNER, raft_id))
         self._change(group, changes, {raft_id: Replica(node_id, placed)})
+
+    def change_wanted(self, group: Group, wanted: int, node_id: str, add: bool) -> bool:
+        """Propose that the group is to have ``wanted`` voters, beginning with a replica on ``node_id``, if one is named.
+
+        False if another change is under way. Raises :class:`~copycat.errors.UsageError` if that node doesn't fit.
+        """
+        if self._changing(group):
+            return False
+        described: dict[int, Replica] = {}
+        changes = [ConfChangeSingle(ConfChangeType.UPDATE, group.raft_id)]
+        if node_id:
+            members = group.sequencer.members
+            here = [raft_id for raft_id, member in members.items() if member.node_id == node_id]
+            if add:
+                if any(raft_id in group.voters() for raft_id in here):
+                    raise UsageError(f"{node_id} has a voter of the group already")
+                if node_id not in {candidate.node_id for candidate in self._engine.cluster.candidates()}:
+                    raise UsageError(f"{node_id} is no living node that takes replicas")
+                raft_id = here[0] if here else fresh_raft_id(self._engine.rng, {*members, *group.sequencer.departed})
+                described[raft_id] = Replica(node_id, placed=True)
+                changes = [ConfChangeSingle(ConfChangeType.ADD_LEARNER, raft_id)]
+            else:
+                if not any(raft_id in group.voters() for raft_id in here):
+                    raise UsageError(f"{node_id} has no voter of the group")
+                if here[0] == group.raft_id:
+                    raise UsageError(
+                        f"{node_id} leads the group: transfer the leadership first ('copycat transfer-leader')"
+                    )
+                changes = [self._dismissal(group, here[0], described)]
+        self._change(group, changes, described, wanted)
+        return True
 
     def _repair(self, group: Group, nodes: dict[str, NodeView]) -> None:
         view = self._view(group)

@@ -48,6 +48,7 @@ FLOORS = (
     ("subscription", "group", "snapshots", "snapshot_making", "transfer"),
     ("hosting", "founding", "departures", "consumers", "cluster", "stewardship", "errands", "recovery"),
     ("engine",),
+    ("admin", "adminwire", "administration"),
     ("runtime", "node", ""),
     ("structures", "aio"),
     ("testing", "examples", "cli"),

@@ -37,6 +37,9 @@ def node(config_file: Path | None, log_level: str, **given: Any) -> None:
     with stop_signals() as stopped, copycat.CopyCat(config) as cat:
         click.echo(f"ready node_id={cat.node_id} address={cat.address}")
         while not stopped.wait(HEALTH_CHECK_S):
+            if cat.left:
+                click.echo(f"left node_id={cat.node_id}")
+                return
             cat.members()  # raises once the node has stopped by itself, as it does when its disk fails
 
 

@@ -60,6 +60,7 @@ class StoppedNode:
 
     node_id = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
     address = "127.0.0.1:7459"
+    left = False
 
     def __init__(self, config: Config) -> None:
         pass

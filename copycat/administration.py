@@ -1,0 +1,281 @@
+"""What can be asked of a node over its admin socket: each request by name, checked, and handed to the engine.
+
+Every answer is made of plain values, in the form that docs/commands.md describes and ``--json`` prints. Groups come in pages, so
+that a node with ten thousand of them never spends a long turn on one question.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from copycat.errors import Closed, CopyCatError, UsageError
+from copycat.genesis import Standing
+from copycat.ids import DataStructureId
+from copycat.recovery import Order, Recovery, recoveries_in
+from copycat.status import GroupStatus, Member, Peer
+
+if TYPE_CHECKING:
+    from copycat.engine import Engine
+
+GROUPS_PER_PAGE_MAX = 200
+TIMEOUT_S_MAX = 3600.0
+
+
+class Administration:
+    """:meth:`handle` is called on any thread, and never waits. ``leave`` begins to leave in a thread of its own."""
+
+    def __init__(self, engine: Engine, leave: Callable[[float], Future[None]]) -> None:
+        self._engine = engine
+        self._leave_cluster = leave
+        self.rejected: Callable[[], int] = lambda: 0
+        self._requests: dict[str, Callable[[Arguments, Future[Any]], None]] = {
+            "status": self._status,
+            "members": self._members,
+            "groups": self._groups,
+            "group": self._group,
+            "transfer_leader": self._transfer_leader,
+            "replicas": self._replicas,
+            "forget": self._forget,
+            "recover": self._recover,
+        }
+
+    def handle(self, name: str, values: dict[str, Any]) -> Future[Any]:
+        """Raises :class:`~copycat.errors.UsageError` for what is no request, or has arguments that don't fit."""
+        arguments = Arguments(values)
+        if name == "leave":
+            timeout = arguments.seconds("timeout", 60.0)
+            arguments.check_all_known()
+            return self._leave_cluster(timeout)
+        request = self._requests.get(name)
+        if request is None:
+            raise UsageError(f"the node knows no request {name!r}: it is of another version than this command")
+        answer: Future[Any] = Future()
+
+        def asked() -> None:
+            try:
+                request(arguments, answer)
+            except CopyCatError as error:
+                if not answer.done():
+                    answer.set_exception(error)
+
+        if not self._engine.post(asked):
+            failed = self._engine.failed
+            raise Closed("the node has been shut down" if failed is None else f"the node has stopped: {failed}")
+        return answer
+
+    # --- seeing; on the engine's thread ---
+
+    def _status(self, arguments: Arguments, answer: Future[Any]) -> None:
+        arguments.check_all_known()
+        engine = self._engine
+        config, address = engine.config, engine.address
+        groups = engine.hosting.groups.values()
+        states = Counter(member.state for member in engine.cluster.members())
+        answer.set_result(
+            {
+                "node_id": engine.node_id,
+                "pid": os.getpid(),
+                "address": f"{address.hostname}:{address.gossip_port}",
+                "copycat_port": address.copycat_port,
+                "cluster_label": config.cluster_label,
+                "data_center": config.data_center,
+                "rack": config.rack,
+                "data_dir": os.path.abspath(config.data_dir),
+                "durability": str(getattr(config.durability, "value", config.durability)),
+                "members": {state: states.get(state, 0) for state in ("alive", "suspect", "dead", "left")},
+                "votes_on_creation": engine.founding.acceptor.standing is Standing.READY,
+                "leaving": engine.departures.stage.value if engine.departures.leaving else None,
+                "groups_hosted": len(groups),
+                "groups_led": sum(group.leads for group in groups),
+                "groups_interactive": sum(group.interactive for group in groups),
+                "log_bytes": sum(group.store.log_bytes for group in groups),
+                "write_age_s": engine.write_age(),
+                "stalled_disk_hand_over_s": config.stalled_disk_hand_over_s,
+                "counters": {
+                    **asdict(engine.counters),
+                    "frames_sent": engine.outbox.frames_sent,
+                    "frames_dropped": engine.outbox.frames_dropped,
+                    "admin_rejected": self.rejected(),
+                },
+                "recoveries": [recovery_form(recovery) for recovery in recoveries_in(engine.store)],
+            }
+        )
+
+    def _members(self, arguments: Arguments, answer: Future[Any]) -> None:
+        arguments.check_all_known()
+        engine = self._engine
+        leaving = {known.candidate.node_id for known in engine.cluster.candidates_with_state() if known.leaving}
+        answer.set_result(
+            [
+                {
+                    **member_form(member),
+                    "this": member.node_id == engine.node_id,
+                    "leaving": member.node_id in leaving,
+                    "for_good": engine.departures.has_left(member.node_id),
+                }
+                for member in engine.cluster.members()
+            ]
+        )
+
+    def _groups(self, arguments: Arguments, answer: Future[Any]) -> None:
+        """A page: groups behind ``after``, in the order of ids, and where the next page begins."""
+        after = arguments.text("after", "")
+        limit = arguments.count("limit", GROUPS_PER_PAGE_MAX)
+        arguments.check_all_known()
+        behind = bytes(DataStructureId.parse(after)) if after else b""
+        hosted = self._engine.hosting.groups
+        ids = sorted(group_id for group_id in hosted if group_id > behind)
+        page = ids[: min(limit, GROUPS_PER_PAGE_MAX)]
+        steward = self._engine.stewardship
+        nodes = steward.nodes()
+        more = str(DataStructureId(page[-1])) if len(page) < len(ids) else None
+        forms = [group_form(steward.status_of(hosted[group_id], nodes)) for group_id in page]
+        answer.set_result({"groups": forms, "next": more})
+
+    def _group(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id = arguments.group_id()
+        arguments.check_all_known()
+        group = self._engine.hosting.groups.get(group_id)
+        if group is None:
+            hosts = ", ".join(self._engine.cluster.hosts_of(group_id)) or "none that is known"
+            raise UsageError(f"this node does not host the group; its hosts are: {hosts}")
+        answer.set_result(group_form(self._engine.stewardship.status_of(group)))
+
+    # --- doing; on the engine's thread ---
+
+    def _transfer_leader(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id, node_id = arguments.group_id(), arguments.text("node_id")
+        timeout = arguments.seconds("timeout", 10.0)
+        arguments.check_all_known()
+        self._engine.errands.transfer_leader(group_id, node_id, timeout, answer)
+
+    def _replicas(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id, step, node_id = arguments.group_id(), arguments.number("step"), arguments.text("node_id", "")
+        timeout = arguments.seconds("timeout", 10.0)
+        arguments.check_all_known()
+        self._engine.errands.change_replicas(group_id, step, node_id, timeout, answer)
+
+    def _forget(self, arguments: Arguments, answer: Future[Any]) -> None:
+        node_id, force = arguments.text("node_id"), arguments.flag("force")
+        arguments.check_all_known()
+        self._engine.departures.forget(node_id, force, answer)
+
+    def _recover(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id = arguments.group_id()
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        order = Order(arguments.text("operator"), arguments.text("reason", ""), now, arguments.flag("force"))
+        timeout = arguments.seconds("timeout", 10.0)
+        arguments.check_all_known()
+        recovered: Future[Recovery] = Future()
+
+        def done(future: Future[Recovery]) -> None:
+            error = future.exception()
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(recovery_form(future.result()))
+
+        self._engine.recoveries.recover(group_id, order, timeout, recovered)
+        recovered.add_done_callback(done)
+
+
+class Arguments:
+    """What came with a request: each is taken once, by its type. Raises :class:`~copycat.errors.UsageError`."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = dict(values)
+
+    def _take(self, name: str, kinds: tuple[type, ...], default: Any) -> Any:
+        value = self._values.pop(name, default)
+        if type(value) not in kinds:
+            raise UsageError(f"{name} must be {kinds[-1].__name__}, not {value!r:.80}")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value: str = self._take(name, (str,), default)
+        return value
+
+    def number(self, name: str, default: int | None = None) -> int:
+        value: int = self._take(name, (int,), default)
+        return value
+
+    def count(self, name: str, default: int) -> int:
+        value = self.number(name, default)
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value: bool = self._take(name, (bool,), False)
+        return value
+
+    def seconds(self, name: str, default: float) -> float:
+        value: float = self._take(name, (int, float), default)
+        if not 0 < value <= TIMEOUT_S_MAX:
+            raise UsageError(f"{name} must be seconds, above 0 and up to {TIMEOUT_S_MAX:.0f}, not {value}")
+        return value
+
+    def group_id(self) -> bytes:
+        return bytes(DataStructureId.parse(self.text("id")))
+
+    def check_all_known(self) -> None:
+        if self._values:
+            raise UsageError(f"unknown arguments: {', '.join(map(str, sorted(self._values)))[:200]}")
+
+
+# --- forms ----------------------------------------------------------------------------------------------------------
+# Raft ids are text: they have 63 bits, and many readers of JSON keep only 53.
+
+
+def member_form(member: Member) -> dict[str, Any]:
+    return asdict(member)
+
+
+def group_form(status: GroupStatus) -> dict[str, Any]:
+    lag = [
+        {**peer_form(peer), "entries": status.lag[peer.raft_id]}
+        for peer in (*status.voters, *status.learners)
+        if peer.raft_id in status.lag
+    ]
+    return {
+        "id": status.data_structure_id,
+        "raft_id": str(status.raft_id),
+        "role": status.role,
+        "term": status.term,
+        "leader": status.leader,
+        "commit_position": status.commit_position,
+        "applied_position": status.applied_position,
+        "voters": [peer_form(peer) for peer in status.voters],
+        "learners": [peer_form(peer) for peer in status.learners],
+        "lag": lag,
+        "interactive": status.interactive,
+        "replicas_wanted": status.replicas_wanted,
+        "under_replicated": status.under_replicated,
+        "has_quorum": status.has_quorum,
+        "log_bytes": status.log_bytes,
+        "snapshot_position": status.snapshot_position,
+    }
+
+
+def peer_form(peer: Peer) -> dict[str, str]:
+    return {"raft_id": str(peer.raft_id), "node_id": peer.node_id}
+
+
+def recovery_form(recovery: Recovery) -> dict[str, Any]:
+    def peers(pairs: tuple[tuple[int, str], ...]) -> list[dict[str, str]]:
+        return [{"raft_id": str(raft_id), "node_id": node_id} for raft_id, node_id in pairs]
+
+    return {
+        **asdict(recovery),
+        "group": str(DataStructureId(recovery.group)),
+        "old_raft_id": str(recovery.old_raft_id),
+        "new_raft_id": str(recovery.new_raft_id),
+        "voters": peers(recovery.voters),
+        "learners": peers(recovery.learners),
+    }
