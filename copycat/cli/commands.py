@@ -1,7 +1,7 @@
 """The command line's root: which commands there are, and what becomes of an error.
 
 Typed errors become one line on stderr. Exit codes: 0, done; 1, the cluster or this node failed; 2, a wrong command line,
-configuration or environment, which the same call will meet again.
+configuration or environment, which the same call will meet again; 3, a node is unhealthy, or its data is damaged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import click
 
 from copycat.cli.bench import bench
 from copycat.cli.demo import demo
+from copycat.cli.health import health
+from copycat.cli.inspect import inspect
 from copycat.cli.node import node
+from copycat.cli.operating import forget, leave, recover, replicas, transfer_leader
+from copycat.cli.seeing import groups, members, status, top
 from copycat.errors import CopyCatError, UsageError
 
 EXIT_FAILED = 1
@@ -26,9 +30,12 @@ def root() -> None:
     """Replicate data structures across processes, machines and data centres."""
 
 
-root.add_command(node)
-root.add_command(demo)
-root.add_command(bench)
+for command in (
+    *(node, demo, bench),
+    *(status, members, groups, top, health, inspect),
+    *(transfer_leader, replicas, forget, leave, recover),
+):
+    root.add_command(command)
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -84,7 +84,12 @@ def test_a_file_may_hold_every_field(tmp_path: Path) -> None:
         if isinstance(value, Durability):
             value = value.value
         if value is not None:
-            lines.append(f"{field.name} = {list(value) if isinstance(value, tuple) else value!r}")
+            shown = (
+                str(value).lower()
+                if isinstance(value, bool)
+                else repr(list(value) if isinstance(value, tuple) else value)
+            )
+            lines.append(f"{field.name} = {shown}")
     file = tmp_path / "node.toml"
     file.write_text("\n".join(lines))
     assert set(read_toml(file)) == set(FIELD_NAMES) - {"seed"}
