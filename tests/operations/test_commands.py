@@ -267,3 +267,19 @@ def test_two_of_three_are_lost_and_the_third_goes_on(cluster: Cluster, tmp_path:
     assert {member["node_id"] for member in replica["members"]} >= {node_id, cluster.node_id(survivor)}
     assert [record["group"] for record in inspected["recoveries"]] == [group]
     assert group in cluster.text(survivor, "inspect")
+
+
+def test_a_node_process_that_is_told_to_leave_ends_well(tmp_path: Path) -> None:
+    ports = ("--copycat-port", "0", "--gossip-port", "0", "--gossip-profile", "local", "--leave-timeout-s", "0.5")
+    arguments = [sys.executable, "-m", "copycat.cli", "node", "--data-dir", str(tmp_path / "db"), *ports]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready ")
+            done = copycat("leave", "--data-dir", str(tmp_path / "db"))
+            assert done.returncode == 0, done.stderr
+            output, errors = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+    assert (process.returncode, output[:5]) == (0, "left "), errors
+    assert "LeftForGood" in copycat("node", "--data-dir", str(tmp_path / "db"), *ports).stderr
