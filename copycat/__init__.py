@@ -8,6 +8,7 @@ from copycat.config import Config, Durability
 from copycat.errors import Closed, CopyCatError, Full, Timeout
 from copycat.ids import DataStructureId
 from copycat.node import CopyCat
+from copycat.recovery import Recovery
 from copycat.status import GroupStatus, Member, Peer
 from copycat.subscription import Allocation, Subscription
 
@@ -26,6 +27,7 @@ __all__ = [
     "Member",
     "Peer",
     "ProposeChannel",
+    "Recovery",
     "Subscription",
     "Timeout",
     "errors",

@@ -86,6 +86,7 @@ class Departures:
         self._answers: list[Future[None]] = []
         self._announce_at = 0.0
         self._compare_at = 0.0
+        self._refused: set[str] = set()
         self._stopping = False
         for number, kind in enumerate((Departed, DepartedDigest)):
             engine.registry.register(FIRST_KIND + number, kind)
@@ -143,6 +144,7 @@ class Departures:
         engine = self._engine
         if engine.now >= self._compare_at:
             self._compare_at = engine.now + COMPARE_EVERY_S
+            self._refused.clear()
             others = self._living()
             if others:
                 engine.send(engine.rng.choice(others), DepartedDigest(roster_digest(self._left)))
@@ -234,6 +236,12 @@ class Departures:
             self._engine.send(node_id, Departed((node_id,), answer=False))
         elif event.kind is EventKind.DIED:
             self._engine.cluster.swim.forget(self._engine.now, node_id)
+
+    def refuse(self, node_id: str) -> None:
+        """A node on the list speaks for replicas, as if it were not on it: it is not heard, but told, once in a while."""
+        if node_id not in self._refused:
+            self._refused.add(node_id)
+            self._engine.send(node_id, Departed((node_id,), answer=False))
 
     def _learn(self, left: set[str]) -> None:
         news = left - self._left - {self._engine.node_id}

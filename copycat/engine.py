@@ -253,6 +253,9 @@ class Engine:
             self.deliver(sender, self.registry.unpack(item))
 
     def _receive_raft(self, sender: str, group_id: bytes, message: Message) -> None:
+        if self.departures.has_left(sender):
+            self.departures.refuse(sender)
+            return
         group = self.hosting.groups.get(group_id)
         if group is None or group.raft_id != message.to:
             self.hosting.stranger(sender, group_id, message)

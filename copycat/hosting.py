@@ -159,6 +159,8 @@ class Hosting:
             self._engine.send(sender, ReplicaInvite(ask.group, ask.raft_id, group.store.record.genesis))
 
     def _on_invite(self, sender: str, invite: ReplicaInvite) -> None:
+        if self._engine.departures.has_left(sender):
+            return
         if unpack_record(Genesis, invite.genesis).group_id != invite.group or invite.raft_id <= 0:
             raise CodecError("an invitation that contradicts itself")
         self.create(invite.group, invite.raft_id, invite.genesis)

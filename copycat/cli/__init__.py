@@ -1,4 +1,4 @@
-"""The command ``copycat``: run a node that lends its disk, or watch a cluster lose its leader.
+"""The command ``copycat``: run a node that lends its disk, look at one and tell it what to do, or watch a cluster at work.
 
 Needs the packages of the extra ``cli``. Nothing else in the library imports this package or them.
 """

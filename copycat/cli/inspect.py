@@ -93,9 +93,10 @@ def examine(storage: Storage, data_dir: Path, quick: bool = False) -> dict[str, 
         damaged.append("the node's id is missing")
     with _Noting(damaged):
         node["recoveries"] = [recovery_form(unpack_record(Recovery, value)) for _, value in store.scan(RECORD_PREFIX)]
-    groups = []
-    for key, _ in storage.scan(keys.REPLICA, keys.GROUP):
-        groups.append(_examine_group(storage, keys.group_of_replica_key(key), damaged, quick))
+    groups = [
+        _examine_group(storage, keys.group_of_replica_key(found), damaged, quick)
+        for found, _ in storage.scan(keys.REPLICA, keys.GROUP)
+    ]
     return {"data_dir": os.path.abspath(data_dir), **node, "groups": groups, "damaged": damaged}
 
 
