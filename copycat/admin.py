@@ -283,9 +283,11 @@ def _remove_if_stale(address: str) -> None:
         probe.settimeout(1.0)
         try:
             probe.connect(address)
+            probe.sendall(pack_frame({"version": VERSION, "do": "status"}))
+            probe.recv(1)
         except FileNotFoundError:
             return
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, TimeoutError):  # silent: a child of a process that crashed holds it open
             os.unlink(address)
             return
     raise OSError("another node answers at this data directory's admin socket")

@@ -11,6 +11,8 @@ one, and can't be disturbed by it, because no message names both: Raft's message
 configuration has the old ids in its log as departed, and tells their owners so (:mod:`copycat.hosting`). From one
 voter the group grows back by ordinary repair.
 
+Of several survivors that are ordered at once, at most one goes on: an answer to one is a promise to keep still oneself.
+
 What must be true before (:meth:`Recoveries.recover`): no leader is known; every voter on a dead node was given up by
 name, so that its node stops for good when it returns (:mod:`copycat.departures`); the living ones are no majority; and no
 living replica has a log that is more complete, or knows an entry to be committed that is missing here.
@@ -55,6 +57,9 @@ RECORD_PREFIX = "recovery/"
 TERM_STEP = 1 << 20
 """How far the term is raised: old replicas that came back could hold so many elections, and would still be behind."""
 ASK_EVERY_S = 0.25
+ANSWER_COUNTS_S = 5.0
+"""How long an answer counts for the one who asked; whoever gave it keeps still for longer."""
+KEEP_STILL_S = 30.0
 WATCH_EVERY_TICKS = 10
 SCAN_BYTES_MAX = 1 << 20
 TEXT_MAX = 1000
@@ -62,18 +67,26 @@ TEXT_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class ExtentAsk:
-    """How much of the group's log do you hold, and is the entry at ``index``, of ``term``, in it?"""
+    """How much of the group's log do you hold, and is the entry at ``index``, of ``term``, in it?
+
+    Whoever asks is about to go on alone. Whoever answers does not do the same for ``KEEP_STILL_S``.
+    """
 
     group: bytes
+    attempt: int
     index: int
     term: int
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What a replica holds. ``held``: the entry that was asked for is in its log. ``led``: it knows a leader."""
+    """What a replica holds: the answer to that attempt. ``led``: it knows a leader.
+
+    ``held``: the entry that was asked for is in its log.
+    """
 
     group: bytes
+    attempt: int
     raft_id: int
     led: bool
     commit: int
@@ -81,6 +94,14 @@ class Extent:
     last_index: int
     last_term: int
     held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Whoever asked does not go on alone after all: the promise is no longer needed."""
+
+    group: bytes
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +137,14 @@ class Recovery:
 @dataclass(slots=True)
 class _Task:
     group: Group
+    attempt: int
     order: Order
     deadline: float
     answer: Future[Recovery]
     asked: tuple[str, ...]
     """Nodes that live and have, or had, a replica."""
-    answers: dict[str, Extent] = field(default_factory=dict)
+    answers: dict[str, tuple[float, Extent]] = field(default_factory=dict)
+    """What each said, and when."""
     ask_at: float = 0.0
 
 
@@ -160,12 +183,15 @@ class Recoveries:
         self._engine = engine
         self._tasks: list[_Task] = []
         self._under_way: dict[bytes, Future[Recovery]] = {}
+        self._yielded: dict[bytes, tuple[str, float, int]] = {}
+        """To which node a group was left, by an answer to it, until when, and for which attempt."""
         self._without: set[bytes] = set()
         self._ticks = 0
-        for number, kind in enumerate((ExtentAsk, Extent)):
+        for number, kind in enumerate((ExtentAsk, Extent, Released)):
             engine.registry.register(FIRST_KIND + number, kind)
         engine.handlers[ExtentAsk] = self._on_ask
         engine.handlers[Extent] = self._on_extent
+        engine.handlers[Released] = self._on_released
 
     # --- seeing it ---
 
@@ -185,6 +211,7 @@ class Recoveries:
             self._go_on(task)
         self._ticks += 1
         if self._ticks % WATCH_EVERY_TICKS == 0:
+            self._yielded = {key: left for key, left in self._yielded.items() if self._engine.now < left[1]}
             self._watch()
 
     def _watch(self) -> None:
@@ -238,16 +265,22 @@ class Recoveries:
                 raise UsageError(
                     "a majority of the group's voters is on nodes that live: it will elect a leader by itself"
                 )
+            other, until, _ = self._yielded.get(group_id, ("", 0.0, 0))
+            if engine.now < until:
+                raise UsageError(
+                    f"node {other} is about to recover the group; look there first, or wait {KEEP_STILL_S:g} s"
+                )
         asked = {node for node in homes.values() if node is not None and node not in absent}
         asked.update(node for node in engine.cluster.hosts_of(group_id) if self._lives(node))
         asked.discard(engine.node_id)
-        task = _Task(group, order, engine.now + timeout_s, answer, tuple(sorted(asked)))
+        task = _Task(group, engine.rng.getrandbits(63), order, engine.now + timeout_s, answer, tuple(sorted(asked)))
         self._tasks.append(task)
         self._go_on(task)
 
     def _go_on(self, task: _Task) -> None:
         engine = self._engine
-        missing = [node for node in task.asked if node not in task.answers]
+        fresh = {node for node, (at, _) in task.answers.items() if engine.now - at < ANSWER_COUNTS_S}
+        missing = [node for node in task.asked if node not in fresh]
         if missing and not task.order.force:
             if engine.now >= task.deadline:
                 self._refuse(
@@ -257,10 +290,10 @@ class Recoveries:
                 task.ask_at = engine.now + ASK_EVERY_S
                 mine = extent_of(task.group)
                 for node in missing:
-                    engine.send(node, ExtentAsk(task.group.id, mine.commit, mine.commit_term))
+                    engine.send(node, ExtentAsk(task.group.id, task.attempt, mine.commit, mine.commit_term))
             return
         if not task.order.force:
-            for node, theirs in sorted(task.answers.items()):
+            for node, (_, theirs) in sorted(task.answers.items()):
                 if theirs.raft_id == 0:
                     continue
                 why = objection(extent_of(task.group, theirs.commit, theirs.commit_term), theirs)
@@ -275,6 +308,8 @@ class Recoveries:
 
     def _refuse(self, task: _Task, error: CopyCatError) -> None:
         self._tasks.remove(task)
+        for node in task.asked:
+            self._engine.send(node, Released(task.group.id, task.attempt))
         if not task.answer.done():
             task.answer.set_exception(error)
 
@@ -344,17 +379,31 @@ class Recoveries:
     # --- asking others ---
 
     def _on_ask(self, sender: str, ask: ExtentAsk) -> None:
-        group = self._engine.hosting.groups.get(ask.group)
+        engine = self._engine
+        group = engine.hosting.groups.get(ask.group)
+        mine = next((task for task in self._tasks if task.group.id == ask.group), None)
+        if mine is not None:
+            if sender > engine.node_id:
+                return  # of two that want to go on at once, the one with the smaller id does
+            self._refuse(mine, UsageError(f"node {sender} is about to recover the group, too; nothing was done here"))
+        if group is not None and group.ended:
+            return
+        self._yielded[ask.group] = (sender, engine.now + KEEP_STILL_S, ask.attempt)
         if group is None:
-            self._engine.send(sender, Extent(ask.group, 0, False, 0, 0, 0, 0, False))
-        elif not group.ended:
-            self._engine.send(sender, extent_of(group, ask.index, ask.term))
+            engine.send(sender, Extent(ask.group, ask.attempt, 0, False, 0, 0, 0, 0, False))
+        else:
+            engine.send(sender, extent_of(group, ask.index, ask.term, ask.attempt))
 
     def _on_extent(self, sender: str, extent: Extent) -> None:
         for task in list(self._tasks):
-            if task.group.id == extent.group and sender in task.asked:
-                task.answers[sender] = extent
+            if task.attempt == extent.attempt and sender in task.asked:
+                task.answers[sender] = (self._engine.now, extent)
                 self._go_on(task)
+
+    def _on_released(self, sender: str, released: Released) -> None:
+        other, _, attempt = self._yielded.get(released.group, ("", 0.0, 0))
+        if (other, attempt) == (sender, released.attempt):
+            del self._yielded[released.group]
 
     def end(self, reason: CopyCatError) -> None:
         """No turn will come any more."""
@@ -365,7 +414,7 @@ class Recoveries:
         self._under_way.clear()
 
 
-def extent_of(group: Group, index: int = 0, term: int = 0) -> Extent:
+def extent_of(group: Group, index: int = 0, term: int = 0, attempt: int = 0) -> Extent:
     """What is on the disk here (of what is under way, nothing was promised to anybody), and whether that entry is in it."""
     store = group.store
     first, last = store.first_index(), store.last_index()
@@ -374,7 +423,7 @@ def extent_of(group: Group, index: int = 0, term: int = 0) -> Extent:
     held = index < first or (index <= last and store.term(index) == term)
     last_term = store.term(last) if last else 0
     commit_term = store.term(commit) if commit else 0
-    return Extent(group.id, group.raft_id, bool(group.leader), commit, commit_term, last, last_term, held)
+    return Extent(group.id, attempt, group.raft_id, bool(group.leader), commit, commit_term, last, last_term, held)
 
 
 def end_of_configuration(group: Group) -> tuple[set[int], set[int], bool]:

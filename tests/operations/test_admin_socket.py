@@ -180,6 +180,20 @@ def test_a_socket_that_a_crash_left_is_replaced_and_a_living_one_is_not(tmp_path
         server.close()
 
 
+def test_a_socket_that_only_a_child_of_a_crashed_process_holds_open_is_replaced(tmp_path: Path, desk: Desk) -> None:
+    (tmp_path / "admin").mkdir()
+    with socket.socket(socket.AF_UNIX) as held, socket_address(tmp_path) as address:
+        held.bind(address)
+        held.listen(1)
+        server = AdminServer(tmp_path, desk.handle)
+        server.start()
+        try:
+            with AdminClient(tmp_path) as client:
+                assert client.ask("echo") == {}
+        finally:
+            server.close()
+
+
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, desk: Desk) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "admin").symlink_to(tmp_path / "elsewhere")

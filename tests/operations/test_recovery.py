@@ -182,7 +182,7 @@ def test_a_survivor_without_the_disk_of_another_is_not_fooled_by_a_wiped_one(
 
 
 def extent(commit: int, commit_term: int, last: int, last_term: int, held: bool, led: bool = False) -> Extent:
-    return Extent(bytes(16), 1, led, commit, commit_term, last, last_term, held)
+    return Extent(bytes(16), 0, 1, led, commit, commit_term, last, last_term, held)
 
 
 @pytest.mark.parametrize(
