@@ -15,7 +15,9 @@ from copycat import keys
 from copycat.cli.commands import root
 from copycat.cli.inspect import EXIT_DAMAGED
 from copycat.errors import CopyCatError, StorageLocked, UsageError
+from copycat.keys import place_of_chunk_key
 from copycat.ports import WriteBatch
+from copycat.records import SnapshotMeta, unseal_record
 from copycat.registry import make_storage
 from copycat.testing.nodes import PATIENCE_S, ListCopy, NodeCluster, wait_until
 
@@ -75,8 +77,17 @@ def contents(data_dir: Path) -> list[tuple[bytes, bytes]]:
 
 
 def change(data_dir: Path, at: Callable[[bytes], bool], to: Callable[[bytes], bytes | None]) -> None:
-    """Another value for one record, by the storage itself, so that only CopyCat's own checksums can notice."""
-    key, value = random.choice([(key, value) for key, value in contents(data_dir) if at(key)])
+    """Another value for one record, by the storage itself, so that only CopyCat's own checksums can notice.
+
+    Chunks of an earlier snapshot may still lie there as waste; nobody reads those.
+    """
+    found = contents(data_dir)
+    (meta,) = [unseal_record(key, value, SnapshotMeta) for key, value in found if kind_of(key) == 2]
+
+    def is_used(key: bytes) -> bool:
+        return kind_of(key) != 5 or place_of_chunk_key(key).generation == meta.generation
+
+    key, value = random.choice([(key, value) for key, value in found if at(key) and is_used(key)])
     changed = to(value)
     batch = WriteBatch()
     batch.delete(key) if changed is None else batch.put(key, changed)
