@@ -251,6 +251,7 @@ class Departures:
             record = engine.cluster.swim.member(node_id)
             if record is not None and record.state is MemberState.DEAD:
                 engine.cluster.swim.forget(engine.now, node_id)
+        engine.cluster.remember()
 
     def _on_departed(self, sender: str, message: Departed) -> None:
         if len(message.left) > LEFT_MAX or not all(NODE_ID_PATTERN.fullmatch(one.encode()) for one in message.left):
