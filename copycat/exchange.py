@@ -81,6 +81,11 @@ class DirectoryExchange:
         engine.handlers[Page] = self._on_page
         engine.handlers[Summary] = self._on_summary
 
+    @property
+    def links(self) -> frozenset[str]:
+        """Nodes whose publications this one listens to."""
+        return self._overlay.links
+
     # --- driving ---
 
     def start(self) -> None:
