@@ -27,7 +27,7 @@ from copycat.gossip.profile import PROFILES
 from copycat.gossip.records import EventKind, MemberEvent, MemberRecord, MemberState
 from copycat.gossip.swim import Swim
 from copycat.hostset import INTERACTIVE, LEARNER, VOTER
-from copycat.placement import Candidate, weight_from_capacity
+from copycat.placement import Candidate, settle_weight, weight_from_capacity
 from copycat.ports import Address
 from copycat.status import Member
 
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 DATAGRAM_BYTES_MAX = 1400
 MEMBERS_KEY = "members"
 STARTS_KEY = "starts"
+WEIGH_EVERY_S = 30.0
+"""How often the machine's room is looked at."""
 KIND = 48
 
 
@@ -94,6 +96,7 @@ class Cluster:
         self._joining: list[Future[None]] = []
         self._leaving: list[Future[None]] = []
         self._absent_since: dict[str, float] = {}
+        self._weigh_at = 0.0
         self.exchange = DirectoryExchange(engine, self.directory, starts, self._address_of)
         engine.registry.register(KIND, PushPull)
         engine.handlers[PushPull] = self._on_push_pull
@@ -128,6 +131,8 @@ class Cluster:
                 engine.send(node_id, PushPull(page))
             self.exchange.compare_with(node_id)
         self.exchange.turn()
+        if engine.now >= self._weigh_at:
+            self._weigh()
         if self._joining and self.swim.join_state is not JoinState.SEEKING:
             for joined in self._joining:
                 if not joined.done():
@@ -149,6 +154,16 @@ class Cluster:
     def announce(self, leaving: bool) -> None:
         """Tell the others whether this node is about to leave for good."""
         self.swim.update_meta(self._engine.now, pack_meta(self._engine.weight, leaving))
+
+    def _weigh(self) -> None:
+        """Announce this node's weight where its machine's room has changed much, or has run out."""
+        engine = self._engine
+        self._weigh_at = engine.now + WEIGH_EVERY_S
+        weight = engine.weigh(engine.weight)
+        if weight != engine.weight:
+            log.warning("this node's weight in placement changes", extra={"weight": weight, "before": engine.weight})
+            engine.weight = weight
+            self.announce(engine.departures.leaving)
 
     def remember(self) -> None:
         """Write to disk who belongs to the cluster, and where: this node finds them there when no seed answers.
@@ -316,15 +331,20 @@ def _address(record: MemberRecord) -> Address:
     return Address(record.hostname, record.copycat_port, record.gossip_port)
 
 
-def measure_weight(data_dir: str) -> float:
-    """This machine's weight in placement: what its disk and its memory can carry.
+def measure_weight(data_dir: str, current: float) -> float:
+    """This machine's weight in placement now, by what its disk and its memory can carry, given the one it had.
 
     A storage that keeps nothing on disk makes no ``data_dir``; then it is the disk where that would be.
     """
     place = Path(data_dir).absolute()
-    disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir()))
+    try:
+        disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir()))
+    except OSError as error:  # whether the disk is broken is for those to find out who write to it
+        log.warning("the disk does not say how full it is: %s", error)
+        return current
     memory = psutil.virtual_memory()
-    return weight_from_capacity(disk.free, disk.total, memory.available, memory.total)
+    measured = weight_from_capacity(disk.free, disk.total, memory.available, memory.total, excluded=current == 0.0)
+    return settle_weight(current, measured)
 
 
 def pack_meta(weight: float, leaving: bool) -> bytes:

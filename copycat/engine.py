@@ -84,11 +84,13 @@ class Engine:
         storage: Storage,
         store: NodeStore,
         rng: random.Random,
-        weight: float,
+        weigh: Callable[[float], float],
     ) -> None:
         self.config = config
-        self.weight = weight
-        """This node's in placement: see :func:`copycat.placement.weight_from_capacity`."""
+        self.weigh = weigh
+        """Given the weight that this node has in placement, the one that it should have: see
+        :func:`copycat.placement.weight_from_capacity`."""
+        self.weight = weigh(0.0)
         self.address = address
         self.transport = transport
         self.storage = storage

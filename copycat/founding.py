@@ -218,6 +218,10 @@ class Founding:
             nodes = choose(
                 search.group_id, engine.cluster.candidates(), search.wish.replicas, search.wish.data_center_replicas
             )
+            if not nodes:
+                raise NotEnoughNodes(
+                    "no living node has room for another replica: free disk and memory, or start nodes"
+                )
         except NotEnoughNodes as error:
             self._finish(search, error)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import random
 import threading
@@ -68,8 +69,8 @@ class CopyCat:
             raise
         try:
             rng = random.Random(self._rng.getrandbits(64))
-            weight = measure_weight(config.data_dir)
-            self._engine = Engine(config, address, transport, storage, store, rng, weight)
+            weigh = functools.partial(measure_weight, config.data_dir)
+            self._engine = Engine(config, address, transport, storage, store, rng, weigh)
         except BaseException:
             transport.close()
             storage.close()

@@ -28,6 +28,9 @@ from copycat.errors import NotEnoughNodes
 WEIGHT_MAX = 64.0
 WEIGHT_MIN = 1.0 / 16.0
 _GIB = 1 << 30
+DISK_SPARE_BYTES = 2 * _GIB
+MEMORY_SPARE_BYTES = _GIB // 4
+SPARE_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +86,34 @@ def score(group_id: bytes, node_id: str, weight: float) -> float:
 
 
 def weight_from_capacity(
-    disk_free_bytes: int, disk_total_bytes: int, memory_available_bytes: int, memory_total_bytes: int
+    disk_free_bytes: int,
+    disk_total_bytes: int,
+    memory_available_bytes: int,
+    memory_total_bytes: int,
+    excluded: bool = False,
 ) -> float:
-    """A node's weight from what its machine has, between ``WEIGHT_MIN`` and ``WEIGHT_MAX``.
+    """A node's weight from what its machine has: between ``WEIGHT_MIN`` and ``WEIGHT_MAX``, or 0 where it is nearly full.
 
     1.0 is a machine with 64 GiB of disk and 4 GiB of memory; the scarcer of the two decides. Totals count, not what is
-    free, so that a weight does not follow the load; but where less than a quarter is free, the weight sinks with it.
-    Feed the result through :func:`settle_weight`, or small changes would move groups.
+    free, so that a weight does not follow the load; but where less than a quarter is free, the weight sinks with it, and
+    with less than 5 % (or than 2 GiB of disk and 256 MiB of memory, where that is less) the node is not chosen at all.
+    One that was ``excluded`` comes back with twice as much. Feed the result through :func:`settle_weight`, or small changes
+    would move groups.
     """
+    times = 2 if excluded else 1
+    if _is_short(disk_free_bytes, disk_total_bytes, times * DISK_SPARE_BYTES, times * SPARE_SHARE) or _is_short(
+        memory_available_bytes, memory_total_bytes, times * MEMORY_SPARE_BYTES, times * SPARE_SHARE
+    ):
+        return 0.0
     size = min(disk_total_bytes / (64 * _GIB), memory_total_bytes / (4 * _GIB))
     disk_room = disk_free_bytes / disk_total_bytes if disk_total_bytes > 0 else 0.0
     memory_room = memory_available_bytes / memory_total_bytes if memory_total_bytes > 0 else 0.0
     room = min(1.0, 4 * disk_room, 4 * memory_room)
     return min(WEIGHT_MAX, max(WEIGHT_MIN, size * room))
+
+
+def _is_short(free_bytes: int, total_bytes: int, spare_bytes: int, spare_share: float) -> bool:
+    return total_bytes > 0 and free_bytes < min(spare_bytes, spare_share * total_bytes)
 
 
 def settle_weight(current: float, measured: float) -> float:

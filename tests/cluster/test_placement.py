@@ -198,9 +198,23 @@ def test_weight_grows_with_capacity_and_sinks_when_nearly_full():
     assert weight_from_capacity(400 * gib, 640 * gib, 20 * gib, 40 * gib) == 10.0
     assert weight_from_capacity(400 * gib, 640 * gib, 2 * gib, 4 * gib) == 1.0
     assert weight_from_capacity(8 * gib, 64 * gib, 2 * gib, 4 * gib) == 0.5
-    assert weight_from_capacity(0, 64 * gib, 2 * gib, 4 * gib) == WEIGHT_MIN
     assert weight_from_capacity(0, 0, 0, 0) == WEIGHT_MIN
     assert weight_from_capacity(10**18, 10**18, 10**18, 10**18) == WEIGHT_MAX
+
+
+def test_a_machine_that_is_nearly_full_is_not_chosen_until_it_has_twice_as_much_room():
+    gib, mib = 1 << 30, 1 << 20
+    assert weight_from_capacity(0, 64 * gib, 2 * gib, 4 * gib) == 0.0
+    for free, total, room in ((2 * gib, 640 * gib, 2 * gib), (mib * 512, 10 * gib, 512 * mib)):
+        assert weight_from_capacity(free - 1, total, 2 * gib, 4 * gib) == 0.0
+        assert weight_from_capacity(free, total, 2 * gib, 4 * gib) > 0.0
+        assert weight_from_capacity(2 * room - 1, total, 2 * gib, 4 * gib, excluded=True) == 0.0
+        assert weight_from_capacity(2 * room, total, 2 * gib, 4 * gib, excluded=True) > 0.0
+    assert weight_from_capacity(40 * gib, 64 * gib, 200 * mib, 4 * gib) == 0.0
+    assert weight_from_capacity(40 * gib, 64 * gib, 256 * mib, 16 * gib) > 0.0
+    for group_id in groups(50):
+        nodes = flat(5, {2: 0.0})
+        assert "node-2" not in place(group_id, nodes, 4)
 
 
 def test_small_changes_of_capacity_keep_the_weight():
