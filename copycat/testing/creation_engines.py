@@ -11,8 +11,9 @@ import random
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from copycat.errors import ClusterError, CopyCatError
-from copycat.genesis import Genesis
+from copycat.departures import Stage
+from copycat.errors import ClusterError, CopyCatError, GivenUp
+from copycat.genesis import Genesis, Standing
 from copycat.testing.checks import Inspector
 from copycat.testing.engines import a_world, add, engine_of, group_ids, leaders, run_until, seek
 from copycat.testing.world import SimulatedNode, SimulationError, World
@@ -121,7 +122,7 @@ class Life:
             self.world.timeline.after(self.rng.choice((0.0, 0.2, 1.0)), lambda: self._restart(node))
 
     def _restart(self, node: SimulatedNode) -> None:
-        if node.engine is None:
+        if node.engine is None and not isinstance(node.failure, GivenUp):
             node.start()
             for group_id in self.ids:
                 self._wish(node, group_id)
@@ -135,8 +136,12 @@ class Life:
         running = self.world.running()
         if len(running) > 1:
             leaver = running[-1]
-            left: Future[None] = Future()
-            leaver.post(lambda: engine_of(leaver).departures.leave(left))
+            leaver.faulty = True  # one that crashes in the middle may find that it has left, and must stop then
+            self._let_leave(leaver)
+
+    def _let_leave(self, leaver: SimulatedNode) -> None:
+        left: Future[None] = Future()
+        leaver.post(lambda: engine_of(leaver).departures.leave(left))
 
     # --- what must hold ---
 
@@ -171,9 +176,11 @@ class Life:
         conditions = world.network.conditions
         conditions.loss = conditions.repeat = conditions.datagram_loss = 0.0
         for node in world.nodes.values():
-            if node.engine is None:
+            if node.engine is None and not isinstance(node.failure, GivenUp):
                 node.start()
-        run_until(world, self._all_vote, "all that stay vote", 60.0)
+            if node.engine is not None and node.engine.founding.acceptor.standing is Standing.SEALED:
+                self._let_leave(node)  # it crashed on its way out, and goes on when it is told to
+        run_until(world, self._all_vote, "all that stay vote, and whoever leaves is gone", 60.0)
         for group_id in self.ids:
             nodes = [node for node in world.running() if self._stays(node)]
             outcomes = [seek(node, group_id, 3, 20.0, host_here=True) for node in nodes]
@@ -194,8 +201,10 @@ class Life:
                 raise SimulationError("two groups of one id", f"{len(geneses)} geneses of {group_id.hex()}")
 
     def _all_vote(self) -> bool:
-        staying = [node for node in self.world.running() if self._stays(node)]
-        return all(engine_of(node).founding.ready for node in staying)
+        return all(
+            engine_of(node).founding.ready if self._stays(node) else engine_of(node).departures.stage is Stage.GONE
+            for node in self.world.running()
+        )
 
     def _stays(self, node: SimulatedNode) -> bool:
         return not engine_of(node).departures.leaving
