@@ -7,6 +7,7 @@ node that stays gets a replica of the same group. One seed is one run.
 
 from __future__ import annotations
 
+import functools
 import random
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -84,9 +85,7 @@ class Life:
         rng, world = self.rng, self.world
         for node in list(world.nodes.values()):
             for group_id in self.ids:
-                world.timeline.after(
-                    rng.uniform(0.0, 1.0), lambda node=node, group_id=group_id: self._wish(node, group_id)
-                )  # type: ignore[misc]
+                world.timeline.after(rng.uniform(0.0, 1.0), functools.partial(self._wish, node, group_id))
         for _ in range(rng.choice((0, 1, 2, 4))):
             world.timeline.after(rng.uniform(0.0, TROUBLE_S - 1.0), rng.choice((self._part, self._bounce)))
         if rng.random() < 0.6:

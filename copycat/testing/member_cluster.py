@@ -56,7 +56,7 @@ class MemberCluster:
         """Start the first, then all others at once through it, and wait until each sees all."""
         first, *others = range(len(self.seats)) if indices is None else indices
         self.start(first)
-        self.at_once(*(lambda index=index: self.start(index, [first]) for index in others))  # type: ignore[misc]
+        self.at_once(*(lambda index=index: self.start(index, [first]) for index in others))
         self.await_alive([first, *others])
 
     def move(self, index: int) -> None:
