@@ -36,6 +36,7 @@ from copycat.errors import (
 from copycat.founding import Founding
 from copycat.group import Group
 from copycat.hosting import Hosting
+from copycat.locating import Locating
 from copycat.messages import Message, MessageType
 from copycat.nodestore import NodeStore
 from copycat.outbox import Outbox
@@ -120,6 +121,7 @@ class Engine:
         self.departures = Departures(self)
         self.stewardship = Stewardship(self)
         self.errands = Errands(self)
+        self.locating = Locating(self)
         self.consumers = Consumers(self)
         self.chunks = ChunkServer(self)
 
@@ -201,6 +203,7 @@ class Engine:
         self.founding.end(reason)
         self.departures.end(reason)
         self.errands.end(reason)
+        self.locating.end(reason)
         for group in self.hosting.groups.values():
             group.end()
 
@@ -215,6 +218,7 @@ class Engine:
         self.departures.tick()
         self.stewardship.tick()
         self.errands.tick()
+        self.locating.tick()
         self.chunks.tick()
 
     # --- what arrives ---

@@ -46,7 +46,7 @@ FLOORS = (
         *("genesis", "acceptor", "creation", "enrolment", "lookup", "hostset", "directory", "placement", "repair"),
     ),
     ("subscription", "group", "snapshots", "snapshot_making", "transfer"),
-    ("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
+    ("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands", "locating"),
     ("engine",),
     ("runtime", "node", ""),
     ("structures", "aio"),
