@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from copycat.errors import CodecError, CopyCatError, LookupFailed
+from copycat.founding import PATIENCE
 from copycat.lookup import HOSTS_MAX, CouldNotAsk, Found, Lookup
 
 if TYPE_CHECKING:
     from copycat.engine import Engine
 
 FIRST_KIND = 72
-PATIENCE = 0.9
-"""The share of its time after which a question ends, so that whoever waits hears why instead of timing out."""
 _SILENT_NAMED_MAX = 5
 
 
