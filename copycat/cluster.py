@@ -1,8 +1,9 @@
 """Who is there, and who hosts what: membership and directory, wired to the transport and the disk.
 
 The cores (:mod:`copycat.gossip`, :mod:`copycat.directory`) decide; this carries their words. Datagrams carry probes, the
-GOSSIP lane carries changes of the directory as they happen, and the RAFT lane carries the exchanges that repair what
-either lost. What changes in the membership is told to those who depend on it: transport, founding, stewardship.
+GOSSIP lane carries changes of the directory as they happen (:mod:`copycat.exchange`), and the RAFT lane carries the exchanges
+that repair what either lost. What changes in the membership is told to those who depend on it: transport, exchange,
+founding, departures.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import psutil
 
 from copycat import codec
 from copycat.codec import pack_record, unpack_record
-from copycat.directory import INTERACTIVE, LEARNER, VOTER, Delta, Digest, Directory, Page, Want
+from copycat.directory import Directory
 from copycat.errors import CodecError, CopyCatError
+from copycat.exchange import DirectoryExchange
 from copycat.gossip.joining import JoinState
 from copycat.gossip.profile import PROFILES
 from copycat.gossip.records import EventKind, MemberEvent, MemberRecord, MemberState
 from copycat.gossip.swim import Swim
-from copycat.placement import Candidate, weight_from_capacity
+from copycat.hostset import INTERACTIVE, LEARNER, VOTER
+from copycat.placement import Candidate, settle_weight, weight_from_capacity
 from copycat.ports import Address
 from copycat.status import Member
 
@@ -35,13 +38,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATAGRAM_BYTES_MAX = 1400
-DELTAS_PER_TURN_MAX = 16
-DIGESTS_PER_EXCHANGE_MAX = 64
-COMPARE_EVERY_S = 1.0
-"""How often what a lost publication left behind is looked for, with one peer at random."""
 MEMBERS_KEY = "members"
 STARTS_KEY = "starts"
-FIRST_KIND = 48
+WEIGH_EVERY_S = 30.0
+"""How often the machine's room is looked at."""
+KIND = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,6 @@ class PushPull:
     """A page of the exchange of memberships."""
 
     page: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Digests:
-    """What the sender holds of the directory; ``answer``: tell what you hold, too."""
-
-    digests: tuple[Digest, ...]
-    answer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +96,20 @@ class Cluster:
         self._joining: list[Future[None]] = []
         self._leaving: list[Future[None]] = []
         self._absent_since: dict[str, float] = {}
-        self._compare_at = 0.0
-        for number, kind in enumerate((PushPull, Digests, Want, Delta, Page)):
-            engine.registry.register(FIRST_KIND + number, kind)
+        self._weigh_at = 0.0
+        self.exchange = DirectoryExchange(engine, self.directory, starts, self._address_of)
+        engine.registry.register(KIND, PushPull)
         engine.handlers[PushPull] = self._on_push_pull
-        engine.handlers[Digests] = self._on_digests
-        engine.handlers[Want] = self._on_want
-        engine.handlers[Delta] = lambda sender, delta: self._ask_for(sender, self.directory.receive_delta(delta))
-        engine.handlers[Page] = lambda sender, page: self._ask_for(sender, self.directory.receive_page(page))
 
     # --- driving ---
 
     def start(self) -> None:
         engine = self._engine
-        batch = engine.stage(True, lambda: None)
+        batch = engine.stage(True, self.exchange.counted)
         engine.store.stage_put(batch, STARTS_KEY, self._starts.to_bytes(8, "big"))
         for group in engine.hosting.groups.values():
             self.hosts(group)
+        self.exchange.start()
         self.swim.start(engine.now)
         for record in self.swim.members():
             self._connect(record)
@@ -139,16 +129,10 @@ class Cluster:
         for node_id in outputs.push_pulls:
             for page in self.swim.push_pull_request(engine.now, node_id):
                 engine.send(node_id, PushPull(page))
-            self._send_digests(node_id, answer=True)
-        if engine.now >= self._compare_at:
-            self._compare_at = engine.now + COMPARE_EVERY_S
-            others = [record.node_id for record in self.swim.alive()[1:]]
-            if others:
-                self._send_digests(engine.rng.choice(others), answer=True)
-        if self.directory.pending():
-            for delta in self.directory.take_deltas(DELTAS_PER_TURN_MAX):
-                packed = codec.pack(engine.registry.pack(delta))
-                engine.transport.publish([codec.seal_datagram(engine.config.cluster_label, packed)])
+            self.exchange.compare_with(node_id)
+        self.exchange.turn()
+        if engine.now >= self._weigh_at:
+            self._weigh()
         if self._joining and self.swim.join_state is not JoinState.SEEKING:
             for joined in self._joining:
                 if not joined.done():
@@ -156,7 +140,7 @@ class Cluster:
             self._joining.clear()
 
     def next_deadline(self) -> float:
-        return self.swim.next_deadline()
+        return min(self.swim.next_deadline(), self.exchange.next_deadline())
 
     def when_joined(self, joined: Future[None]) -> None:
         """``joined`` is resolved once this node belongs to a cluster."""
@@ -170,6 +154,32 @@ class Cluster:
     def announce(self, leaving: bool) -> None:
         """Tell the others whether this node is about to leave for good."""
         self.swim.update_meta(self._engine.now, pack_meta(self._engine.weight, leaving))
+
+    def _weigh(self) -> None:
+        """Announce this node's weight where its machine's room has changed much, or has run out."""
+        engine = self._engine
+        self._weigh_at = engine.now + WEIGH_EVERY_S
+        weight = engine.weigh(engine.weight)
+        if weight != engine.weight:
+            log.warning("this node's weight in placement changes", extra={"weight": weight, "before": engine.weight})
+            engine.weight = weight
+            self.announce(engine.departures.leaving)
+
+    def remember(self) -> None:
+        """Write to disk who belongs to the cluster, and where: this node finds them there when no seed answers.
+
+        A node that was shut down has said goodbye, and is expected back all the same; one that left for good is not. If all
+        are shut down at once, each must still know the others when it starts again.
+        """
+        departures = self._engine.departures
+        members = [
+            record.with_state(MemberState.DEAD, record.incarnation) if record.state is MemberState.LEFT else record
+            for record in self.swim.members()
+            if not departures.has_left(record.node_id)
+        ]
+        if self.swim.remembered():
+            batch = self._engine.stage(True, lambda: None)
+            self._engine.store.stage_put(batch, MEMBERS_KEY, pack_record(Remembered(tuple(members))))
 
     def end(self, reason: CopyCatError) -> None:
         """No turn will come any more."""
@@ -255,32 +265,11 @@ class Cluster:
         self.swim.receive(self._engine.now, payload, source)
 
     def receive_published(self, payload: bytes) -> None:
-        delta = self._engine.registry.unpack(codec.unpack(payload))
-        if not isinstance(delta, Delta):
-            raise CodecError("only changes of the directory are published")
-        self._ask_for(delta.node_id, self.directory.receive_delta(delta))
+        self.exchange.receive(payload)
 
     def _on_push_pull(self, sender: str, message: PushPull) -> None:
         for page in self.swim.receive_push_pull(self._engine.now, sender, message.page):
             self._engine.send(sender, PushPull(page))
-
-    def _on_digests(self, sender: str, message: Digests) -> None:
-        for want in self.directory.compare(sender, message.digests):
-            self._engine.send(sender, want)
-        if message.answer:
-            self._send_digests(sender, answer=False)
-
-    def _send_digests(self, node_id: str, answer: bool) -> None:
-        self._engine.send(node_id, Digests(tuple(self.directory.digests(DIGESTS_PER_EXCHANGE_MAX)), answer))
-
-    def _on_want(self, sender: str, want: Want) -> None:
-        answer = self.directory.serve(want)
-        if answer is not None:
-            self._engine.send(sender, answer)
-
-    def _ask_for(self, sender: str, want: Want | None) -> None:
-        if want is not None:
-            self._engine.send(sender, want)
 
     # --- what changes ---
 
@@ -289,8 +278,7 @@ class Cluster:
         record = event.record
         kind = event.kind
         if kind is EventKind.REMEMBER:
-            batch = engine.stage(True, lambda: None)
-            engine.store.stage_put(batch, MEMBERS_KEY, pack_record(Remembered(tuple(self.swim.remembered()))))
+            self.remember()
             return
         if kind is EventKind.CONFLICT:
             log.error(
@@ -309,15 +297,16 @@ class Cluster:
         if kind in (EventKind.JOINED, EventKind.UPDATED, EventKind.REFUTED):
             self._absent_since.pop(record.node_id, None)
             self._connect(record)
+            self.exchange.member_up(record)
             if kind is EventKind.JOINED and self.swim.joined:
                 engine.founding.meet(self._known(), ())
-                engine.send(
-                    record.node_id, Digests(tuple(self.directory.digests(DIGESTS_PER_EXCHANGE_MAX)), answer=True)
-                )
         elif kind in (EventKind.DIED, EventKind.LEFT):
             self._absent_since.setdefault(record.node_id, engine.now)
+            self.exchange.member_down(record.node_id)
             if kind is EventKind.LEFT:
                 self._disconnect(record.node_id)
+        elif kind is EventKind.REAPED:
+            self.exchange.forget(record.node_id)
         engine.departures.happened(event)
         log.info("member %s", kind.value, extra={"node_id": record.node_id})
 
@@ -327,25 +316,35 @@ class Cluster:
     def _connect(self, record: MemberRecord) -> None:
         if record.node_id == self._engine.node_id or record.state is MemberState.LEFT:
             return
-        address = Address(record.hostname, record.copycat_port, record.gossip_port)
-        self._engine.transport.connect(record.node_id, address)
-        self._engine.transport.subscribe(record.node_id, address)
+        self._engine.transport.connect(record.node_id, _address(record))
 
     def _disconnect(self, node_id: str) -> None:
         self._engine.transport.disconnect(node_id)
-        self._engine.transport.unsubscribe(node_id)
         self._engine.outbox.forget(node_id)
 
+    def _address_of(self, node_id: str) -> Address | None:
+        record = self.swim.member(node_id)
+        return None if record is None else _address(record)
 
-def measure_weight(data_dir: str) -> float:
-    """This machine's weight in placement: what its disk and its memory can carry.
+
+def _address(record: MemberRecord) -> Address:
+    return Address(record.hostname, record.copycat_port, record.gossip_port)
+
+
+def measure_weight(data_dir: str, current: float) -> float:
+    """This machine's weight in placement now, by what its disk and its memory can carry, given the one it had.
 
     A storage that keeps nothing on disk makes no ``data_dir``; then it is the disk where that would be.
     """
     place = Path(data_dir).absolute()
-    disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir()))
+    try:
+        disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir()))
+    except OSError as error:  # whether the disk is broken is for those to find out who write to it
+        log.warning("the disk does not say how full it is: %s", error)
+        return current
     memory = psutil.virtual_memory()
-    return weight_from_capacity(disk.free, disk.total, memory.available, memory.total)
+    measured = weight_from_capacity(disk.free, disk.total, memory.available, memory.total, excluded=current == 0.0)
+    return settle_weight(current, measured)
 
 
 def pack_meta(weight: float, leaving: bool) -> bytes:

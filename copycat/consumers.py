@@ -13,7 +13,7 @@ from copycat.channels.error import ErrorChannel
 from copycat.channels.propose import ProposeChannel
 from copycat.errors import Closed, CopyCatError, GroupUnavailable, NodeFailure
 from copycat.feed import Feed
-from copycat.founding import Wish
+from copycat.founding import PATIENCE, Wish
 from copycat.group import Group
 from copycat.proposer import Proposer
 from copycat.reads import Barrier
@@ -170,7 +170,7 @@ class Consumers:
         self, group_id: bytes, provider: SnapshotProvider, timeout_s: float, opened: Future[Subscription]
     ) -> None:
         """Make a consumer of the group, which is found, joined or created; ``opened`` gets its subscription."""
-        consumer = Consumer(self._engine, group_id, provider, opened, self._engine.now + timeout_s)
+        consumer = Consumer(self._engine, group_id, provider, opened, self._engine.now + PATIENCE * timeout_s)
         self._consumers.append(consumer)
         self._seek(consumer, timeout_s)
 

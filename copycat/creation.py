@@ -73,7 +73,7 @@ class Creation:
 
     ``proposal`` None only asks whether the group exists (and finishes what an earlier attempt left half-done).
     ``members`` are all nodes ever known that have not left, dead or alive; ``left`` those that have.
-    It gives up at nine tenths of ``timeout_s``, so that its caller hears why instead of timing out.
+    It gives up after ``timeout_s``; it may be asked :meth:`why_failed` before.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Creation:
         self._members = (set(members) | {node_id}) - self._left
         self._rng = rng
         self._nonce = rng.getrandbits(63)
-        self._deadline = now + 0.9 * timeout_s
+        self._deadline = now + timeout_s
         self._phase = _Phase.BACKOFF
         self._next_at = now
         self._conflicts = 0
@@ -125,7 +125,7 @@ class Creation:
         if self.outcome is not None or now < self.next_deadline():
             return []
         if now >= self._deadline:
-            self._finish(Outcome(Verdict.FAILED, error=NoQuorum(self._why_failed())))
+            self._finish(Outcome(Verdict.FAILED, error=self.why_failed()))
             return []
         if self._phase is _Phase.BACKOFF:
             return self._new_ballot(now)
@@ -243,7 +243,11 @@ class Creation:
         self._phase = _Phase.DONE
         return []
 
-    def _why_failed(self) -> str:
+    def why_failed(self) -> NoQuorum:
+        """What to tell whoever can't wait any longer."""
+        return NoQuorum(self._reason())
+
+    def _reason(self) -> str:
         known, heard = len(self._members), len(self._heard)
         needed = known // 2 + 1
         text = f"{heard} of {known} known nodes answered in time; {needed} are needed to create or find a group."

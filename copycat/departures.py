@@ -40,6 +40,7 @@ MARK_KEY = "departed"
 LEFT_MAX = 65_536
 ANNOUNCE_EVERY_S = 0.25
 COMPARE_EVERY_S = 1.0
+"""On average; drawn anew each time, so that nodes that were started together don't compare in step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Departures:
     def tick(self) -> None:
         engine = self._engine
         if engine.now >= self._compare_at:
-            self._compare_at = engine.now + COMPARE_EVERY_S
+            self._compare_at = engine.now + COMPARE_EVERY_S * engine.rng.uniform(0.5, 1.5)
             self._refused.clear()
             others = self._living()
             if others:
@@ -172,7 +173,9 @@ class Departures:
         self._announce_at = engine.now + ANNOUNCE_EVERY_S
         others = self._living()
         confirmed = self._confirmed.intersection(others)
-        if 2 * len(confirmed) > len(others) or not others:
+        # Where all others seem dead, there is somebody to tell still: it waits for one of them.
+        alone = len(engine.founding.acceptor.roster.known) == 1
+        if 2 * len(confirmed) > len(others) or alone:
             self.stage = Stage.GONE
             self._mark(b"left", self._resolve)
             return
@@ -259,6 +262,7 @@ class Departures:
             record = engine.cluster.swim.member(node_id)
             if record is not None and record.state is MemberState.DEAD:
                 engine.cluster.swim.forget(engine.now, node_id)
+        engine.cluster.remember()
 
     def _on_departed(self, sender: str, message: Departed) -> None:
         if len(message.left) > LEFT_MAX or not all(NODE_ID_PATTERN.fullmatch(one.encode()) for one in message.left):

@@ -6,6 +6,10 @@ anti-entropy (Demers et al., "Epidemic algorithms for replicated database mainte
 (epoch, version, digest) per node, and whoever is behind asks for the missing changes, or, if those are no longer kept,
 for the full set in pages. Any node serves any set it holds whole.
 
+An author that starts again has lost its count of versions, not its groups. Its new epoch begins with what its disk holds: nobody
+leads yet, no consumer is attached. Whoever holds exactly that of it, but for leaders and consumers, takes the new epoch over
+without a transfer (:meth:`Directory.birth`).
+
 Pages of a set that changes meanwhile don't fit together. The receiver therefore takes the first page's version for the
 whole, and catches up from there by changes: to apply a change again that a page already shows does no harm, because
 the last change of a group decides.
@@ -16,122 +20,38 @@ who is in a group. One thread at a time.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 
-VOTER = 1
-LEARNER = 2
-INTERACTIVE = 4
-LEADER = 8
-FLAGS_MASK = 0xFF
-UNHOSTED = 0
-"""The value of a change that takes a group out of the set. Others: flags, and above them the term, if LEADER is set."""
+from copycat.hostset import (
+    CHANGES_KEPT_MAX,
+    DIGEST_BYTES,
+    FLAGS_MASK,
+    GROUP_ID_BYTES,
+    GROUPS_PER_NODE_MAX,
+    INTERACTIVE,
+    LEADER,
+    LEARNER,
+    OWN_CHANGES_KEPT_MAX,
+    UNHOSTED,
+    VOTER,
+    Assembly,
+    Delta,
+    Digest,
+    Host,
+    HostSet,
+    Page,
+    Want,
+    delta_of,
+    digest_of,
+    host_of,
+    is_sound,
+    page_of,
+)
 
-CHANGES_PER_MESSAGE_MAX = 1000
-"""At most 28 bytes each when packed, so that a delta or a page stays under 32 KiB."""
-OWN_CHANGES_KEPT_MAX = 16_384
-CHANGES_KEPT_MAX = 256
-GROUPS_PER_NODE_MAX = 1_000_000
-
-Change = tuple[bytes, int]
-"""Group id and value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Changes ``first_version``, ``first_version`` + 1, ... of one node's set."""
-
-    node_id: str
-    epoch: int
-    first_version: int
-    changes: tuple[Change, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """Stands for one node's whole set."""
-
-    node_id: str
-    epoch: int
-    version: int
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """Ask for the changes after ``version`` of ``epoch``, or, with a cursor, for the page behind it."""
-
-    node_id: str
-    epoch: int
-    version: int
-    cursor: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Part of a full set at ``version``, in the order of ids; an empty ``next_cursor`` ends it."""
-
-    node_id: str
-    epoch: int
-    version: int
-    cursor: bytes
-    next_cursor: bytes
-    changes: tuple[Change, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A node that has a raft of a group. ``leader_term`` is the term it says it leads, or 0."""
-
-    node_id: str
-    voter: bool
-    interactive: bool
-    leader_term: int
-
-
-class _Set:
-    """One node's set as this node knows it."""
-
-    __slots__ = ("checksum", "entries", "epoch", "log", "version")
-
-    def __init__(self, epoch: int, version: int, kept_max: int) -> None:
-        self.epoch = epoch
-        self.version = version
-        self.entries: dict[bytes, int] = {}
-        self.checksum = 0
-        self.log: deque[Change] = deque(maxlen=kept_max)
-
-    def put(self, group_id: bytes, value: int) -> None:
-        old = self.entries.get(group_id)
-        if old is not None:
-            self.checksum ^= _mix(group_id, old)
-        if value == UNHOSTED:
-            self.entries.pop(group_id, None)
-        else:
-            self.entries[group_id] = value
-            self.checksum ^= _mix(group_id, value)
-
-    def has_changes_after(self, version: int) -> bool:
-        return self.version - len(self.log) <= version <= self.version
-
-    def digest(self) -> bytes:
-        return self.checksum.to_bytes(8, "big")
-
-
-class _Assembly:
-    """A full set that is arriving. Not shown to anyone before it is whole and consistent."""
-
-    __slots__ = ("cursor", "entries", "epoch", "newest", "version", "whole")
-
-    def __init__(self, epoch: int, version: int) -> None:
-        self.epoch = epoch
-        self.version = version
-        self.newest = version
-        self.cursor = b""
-        self.entries: dict[bytes, int] = {}
-        self.whole = False
+SETS_MAX = 16_384
+"""Nodes whose sets are kept; further ones are not taken in."""
 
 
 class Directory:
@@ -140,13 +60,15 @@ class Directory:
     def __init__(self, node_id: str, epoch: int) -> None:
         assert epoch >= 1
         self.node_id = node_id
-        self._own = _Set(epoch, 0, OWN_CHANGES_KEPT_MAX)
-        self._sets: dict[str, _Set] = {node_id: self._own}
-        self._assemblies: dict[str, _Assembly] = {}
+        self._own = HostSet(epoch, 0, OWN_CHANGES_KEPT_MAX)
+        self._sets: dict[str, HostSet] = {node_id: self._own}
+        self._assemblies: dict[str, Assembly] = {}
         self._hosts: dict[bytes, tuple[str, ...]] = {}
         self._dropped: set[str] = set()
         self._sent_version = 0
         self._digest_order: list[str] = []
+        self._birth: Digest | None = None
+        self._summary: bytes | None = None
 
     @property
     def epoch(self) -> int:
@@ -157,7 +79,7 @@ class Directory:
 
     def host(self, group_id: bytes, flags: int) -> None:
         """This node has a raft of the group: VOTER or LEARNER, and INTERACTIVE if a consumer is attached."""
-        assert len(group_id) == 16
+        assert len(group_id) == GROUP_ID_BYTES
         assert flags & (VOTER | LEARNER)
         assert not flags & ~(VOTER | LEARNER | INTERACTIVE)
         old = self._own.entries.get(group_id, 0)
@@ -174,6 +96,16 @@ class Directory:
             flags = old & FLAGS_MASK & ~LEADER
             self._change(group_id, flags | LEADER | (term << 8) if term else flags)
 
+    def born(self) -> None:
+        """What this node hosts by now is what it began with: others learn it by comparison, and deltas begin behind it."""
+        self._birth = digest_of(self.node_id, self._own)
+        self._sent_version = self._own.version
+
+    @property
+    def birth(self) -> Digest | None:
+        """The digest of what this node began with, in this epoch. Who holds that already needs no more than this."""
+        return self._birth
+
     def take_deltas(self, count_max: int) -> list[Delta]:
         """Up to ``count_max`` deltas of changes not yet taken, each fit for one message; see also :meth:`pending`."""
         own = self._own
@@ -182,7 +114,7 @@ class Directory:
             self._sent_version = oldest  # receivers notice the gap and ask for the whole
         deltas: list[Delta] = []
         while len(deltas) < count_max and self._sent_version < own.version:
-            delta = _delta(self.node_id, own, self._sent_version)
+            delta = delta_of(self.node_id, own, self._sent_version)
             self._sent_version += len(delta.changes)
             deltas.append(delta)
         return deltas
@@ -199,7 +131,7 @@ class Directory:
         Deltas that come as the answer to a Want are received here too. Each delta behind a gap gives the same Want:
         send one at a time for each node.
         """
-        if not self._takes(delta.node_id) or len(delta.changes) > CHANGES_PER_MESSAGE_MAX:
+        if not self._takes(delta.node_id) or not is_sound(delta.changes):
             return None
         assembly = self._assemblies.get(delta.node_id)
         if assembly is not None and assembly.epoch == delta.epoch and assembly.whole:
@@ -211,30 +143,51 @@ class Directory:
         if held is None or delta.epoch > held.epoch:
             if delta.first_version > 1:
                 return self._want(delta.node_id)
-            held = self._install(delta.node_id, _Set(delta.epoch, 0, CHANGES_KEPT_MAX))
+            held = self._install(delta.node_id, HostSet(delta.epoch, 0, CHANGES_KEPT_MAX))
         if delta.epoch < held.epoch:
             return None
         skip = held.version + 1 - delta.first_version
         if skip < 0:
             return self._want(delta.node_id)
-        for group_id, value in delta.changes[skip:]:
-            self._put(delta.node_id, held, group_id, value)
-            held.version += 1
-            held.log.append((group_id, value))
+        if len(held.entries) + len(delta.changes) > GROUPS_PER_NODE_MAX:
+            return None
+        if delta.changes[skip:]:
+            for group_id, value in delta.changes[skip:]:
+                self._put(delta.node_id, held, group_id, value)
+                held.version += 1
+                held.log.append((group_id, value))
+            self._touched(delta.node_id)
         return None
 
+    def want(self, node_id: str) -> Want | None:
+        """What to ask for to get further with a set; None for our own, and for one that is not taken."""
+        return self._want(node_id) if self._takes(node_id) else None
+
     def digests(self, count_max: int | None = None) -> list[Digest]:
-        """One for each set held. With ``count_max``, the next so many in turn, our own always among them."""
+        """One for each set held. With ``count_max``, our own, those that changed last, and as many others in turn.
+
+        What has just changed is what a peer most likely lacks (Demers et al., section 1.3); the turns find what is older.
+        """
         if count_max is None or count_max >= len(self._sets):
-            return [_digest(node_id, held) for node_id, held in self._sets.items()]
-        chosen = [self.node_id]
+            return [digest_of(node_id, held) for node_id, held in self._sets.items()]
+        chosen = dict.fromkeys((self.node_id, *islice(reversed(self._sets), count_max // 2)))
         while len(chosen) < count_max:
             if not self._digest_order:
-                self._digest_order = [node_id for node_id in self._sets if node_id != self.node_id]
+                self._digest_order = list(self._sets)
             node_id = self._digest_order.pop()
-            if node_id in self._sets and node_id not in chosen:
-                chosen.append(node_id)
-        return [_digest(node_id, self._sets[node_id]) for node_id in chosen]
+            if node_id in self._sets:
+                chosen[node_id] = None
+        return [digest_of(node_id, self._sets[node_id]) for node_id in chosen]
+
+    def summary(self) -> bytes:
+        """Stands for all sets held: equal on two nodes that hold the same."""
+        if self._summary is None:
+            combined = 0
+            for node_id, held in self._sets.items():
+                line = f"{node_id} {held.epoch} {held.version} {held.checksum}"
+                combined ^= int.from_bytes(blake2b(line.encode(), digest_size=DIGEST_BYTES).digest(), "big")
+            self._summary = combined.to_bytes(DIGEST_BYTES, "big")
+        return self._summary
 
     def compare(self, sender: str, digests: Iterable[Digest]) -> list[Want]:
         """What to ask ``sender`` for, given what it holds. Also where a set has other content at the same version."""
@@ -247,7 +200,8 @@ class Directory:
                 continue
             held = self._sets.get(theirs.node_id)
             if held is None or (theirs.epoch, theirs.version) > (held.epoch, held.version):
-                wants.append(self._want(theirs.node_id))
+                if held is None or not self._take_birth(held, theirs):
+                    wants.append(self._want(theirs.node_id))
             elif (
                 sender == theirs.node_id
                 and (theirs.epoch, theirs.version) == (held.epoch, held.version)
@@ -265,17 +219,12 @@ class Directory:
             if held.version <= want.version:
                 return None
             if held.has_changes_after(want.version):
-                return _delta(want.node_id, held, want.version)
+                return delta_of(want.node_id, held, want.version)
         return self.page(want.node_id, want.cursor if held.epoch == want.epoch else b"")
 
     def page(self, node_id: str, cursor: bytes) -> Page:
         """The groups behind ``cursor`` (empty: from the start) of a set that is held here, else KeyError."""
-        held = self._sets[node_id]
-        rest = sorted(group_id for group_id in held.entries if group_id > cursor)
-        ids = rest[:CHANGES_PER_MESSAGE_MAX]
-        next_cursor = ids[-1] if len(rest) > len(ids) else b""
-        changes = tuple([(group_id, held.entries[group_id]) for group_id in ids])
-        return Page(node_id, held.epoch, held.version, cursor, next_cursor, changes)
+        return page_of(node_id, self._sets[node_id], cursor)
 
     def receive_page(self, page: Page) -> Want | None:
         """Take one page of a full transfer; a Want is the next thing to ask for, None ends it.
@@ -283,14 +232,14 @@ class Directory:
         If an answer stays away, the next comparison of digests goes on from where the transfer stopped.
         """
         node_id = page.node_id
-        if not self._takes(node_id) or len(page.changes) > CHANGES_PER_MESSAGE_MAX:
+        if not self._takes(node_id) or not is_sound(page.changes):
             return None
         held = self._sets.get(node_id)
         if held is not None and (page.epoch, page.version) < (held.epoch, held.version):
             return None
         assembly = self._assemblies.get(node_id)
         if not page.cursor:
-            assembly = self._assemblies[node_id] = _Assembly(page.epoch, page.version)
+            assembly = self._assemblies[node_id] = Assembly(page.epoch, page.version)
         if assembly is None or assembly.whole or assembly.epoch != page.epoch or assembly.cursor != page.cursor:
             return None
         if page.version < assembly.version or len(assembly.entries) > GROUPS_PER_NODE_MAX:
@@ -313,6 +262,7 @@ class Directory:
         self._dropped.add(node_id)
         self._assemblies.pop(node_id, None)
         held = self._sets.pop(node_id, None)
+        self._summary = None
         if held is not None:
             for group_id in held.entries:
                 self._unlink(group_id, node_id)
@@ -321,7 +271,7 @@ class Directory:
 
     def hosts_of(self, group_id: bytes) -> tuple[Host, ...]:
         """Nodes that say they host the group, as far as is known here; whoever claims the highest term first."""
-        hosts = [_host(node_id, self._sets[node_id].entries[group_id]) for node_id in self._hosts.get(group_id, ())]
+        hosts = [host_of(node_id, self._sets[node_id].entries[group_id]) for node_id in self._hosts.get(group_id, ())]
         hosts.sort(key=lambda host: (-host.leader_term, not host.voter, host.node_id))
         return tuple(hosts)
 
@@ -343,8 +293,14 @@ class Directory:
         self._put(self.node_id, own, group_id, value)
         own.version += 1
         own.log.append((group_id, value))
+        self._summary = None
 
-    def _put(self, node_id: str, held: _Set, group_id: bytes, value: int) -> None:
+    def _touched(self, node_id: str) -> None:
+        """The set changed: it is the last in order now."""
+        self._sets[node_id] = self._sets.pop(node_id)
+        self._summary = None
+
+    def _put(self, node_id: str, held: HostSet, group_id: bytes, value: int) -> None:
         hosts = self._hosts.get(group_id)
         if value == UNHOSTED:
             if group_id in held.entries:
@@ -363,7 +319,17 @@ class Directory:
             self._hosts.pop(group_id, None)
 
     def _takes(self, node_id: str) -> bool:
-        return node_id != self.node_id and node_id not in self._dropped
+        if node_id == self.node_id or node_id in self._dropped:
+            return False
+        return node_id in self._sets or len(self._sets) < SETS_MAX
+
+    def _take_birth(self, held: HostSet, theirs: Digest) -> bool:
+        """The author started again, and what it has now is what is held of it, but for leaders and consumers."""
+        if theirs.epoch <= held.epoch or not held.reborn(theirs.epoch, theirs.version, theirs.digest):
+            return False
+        self._assemblies.pop(theirs.node_id, None)
+        self._touched(theirs.node_id)
+        return True
 
     def _want(self, node_id: str) -> Want:
         assembly = self._assemblies.get(node_id)
@@ -372,16 +338,18 @@ class Directory:
         held = self._sets.get(node_id)
         return Want(node_id, held.epoch, held.version, b"") if held is not None else Want(node_id, 0, 0, b"")
 
-    def _install(self, node_id: str, fresh: _Set) -> _Set:
+    def _install(self, node_id: str, fresh: HostSet) -> HostSet:
         old = self._sets.get(node_id)
         if old is not None:
             for group_id in old.entries:
                 if group_id not in fresh.entries:
                     self._unlink(group_id, node_id)
+        self._sets.pop(node_id, None)
         self._sets[node_id] = fresh
+        self._summary = None
         return fresh
 
-    def _catch_up(self, delta: Delta, assembly: _Assembly) -> None:
+    def _catch_up(self, delta: Delta, assembly: Assembly) -> None:
         skip = assembly.version + 1 - delta.first_version
         if skip < 0:
             return
@@ -394,9 +362,9 @@ class Directory:
         if assembly.version >= assembly.newest:
             self._finish(delta.node_id, assembly)
 
-    def _finish(self, node_id: str, assembly: _Assembly) -> None:
+    def _finish(self, node_id: str, assembly: Assembly) -> None:
         del self._assemblies[node_id]
-        fresh = self._install(node_id, _Set(assembly.epoch, assembly.version, CHANGES_KEPT_MAX))
+        fresh = self._install(node_id, HostSet(assembly.epoch, assembly.version, CHANGES_KEPT_MAX))
         for group_id, value in assembly.entries.items():
             self._put(node_id, fresh, group_id, value)
 
@@ -405,21 +373,5 @@ class Directory:
         own = self._own
         if (theirs.epoch, theirs.version) > (own.epoch, own.version):
             own.epoch = theirs.epoch + 1
-
-
-def _mix(group_id: bytes, value: int) -> int:
-    return int.from_bytes(blake2b(group_id + value.to_bytes(12, "big"), digest_size=8).digest(), "big")
-
-
-def _digest(node_id: str, held: _Set) -> Digest:
-    return Digest(node_id, held.epoch, held.version, held.digest())
-
-
-def _delta(node_id: str, held: _Set, after: int) -> Delta:
-    skip = after - (held.version - len(held.log))
-    stop = min(skip + CHANGES_PER_MESSAGE_MAX, len(held.log))
-    return Delta(node_id, held.epoch, after + 1, tuple([held.log[position] for position in range(skip, stop)]))
-
-
-def _host(node_id: str, value: int) -> Host:
-    return Host(node_id, bool(value & VOTER), bool(value & INTERACTIVE), value >> 8 if value & LEADER else 0)
+            self._birth = None
+            self._summary = None

@@ -36,6 +36,7 @@ from copycat.errors import (
 from copycat.founding import Founding
 from copycat.group import Group
 from copycat.hosting import Hosting
+from copycat.locating import Locating
 from copycat.messages import Message, MessageType
 from copycat.nodestore import NodeStore
 from copycat.outbox import Outbox
@@ -85,11 +86,13 @@ class Engine:
         storage: Storage,
         store: NodeStore,
         rng: random.Random,
-        weight: float,
+        weigh: Callable[[float], float],
     ) -> None:
         self.config = config
-        self.weight = weight
-        """This node's in placement: see :func:`copycat.placement.weight_from_capacity`."""
+        self.weigh = weigh
+        """Given the weight that this node has in placement, the one that it should have: see
+        :func:`copycat.placement.weight_from_capacity`."""
+        self.weight = weigh(0.0)
         self.address = address
         self.transport = transport
         self.storage = storage
@@ -120,6 +123,7 @@ class Engine:
         self.stewardship = Stewardship(self)
         self.errands = Errands(self)
         self.recoveries = Recoveries(self)
+        self.locating = Locating(self)
         self.consumers = Consumers(self)
         self.chunks = ChunkServer(self)
 
@@ -202,6 +206,7 @@ class Engine:
         self.departures.end(reason)
         self.errands.end(reason)
         self.recoveries.end(reason)
+        self.locating.end(reason)
         for group in self.hosting.groups.values():
             group.end()
 
@@ -217,6 +222,7 @@ class Engine:
         self.stewardship.tick()
         self.errands.tick()
         self.recoveries.tick()
+        self.locating.tick()
         self.chunks.tick()
 
     # --- what arrives ---

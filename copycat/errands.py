@@ -64,10 +64,11 @@ class Errands:
 
     def allocate(self, group_id: bytes, wish: Wish, timeout_s: float, ready: Future[None]) -> None:
         """Create a group that need not have a replica here; ``ready`` is resolved when it has a leader."""
+        deadline = self._engine.now + timeout_s
 
         def founded(error: CopyCatError | None) -> None:
             if error is None:
-                self._allocations.append(_Allocation(group_id, self._engine.now + timeout_s, ready))
+                self._allocations.append(_Allocation(group_id, deadline, ready))
                 self._check_allocations()
             elif not ready.done():
                 ready.set_exception(error)

@@ -67,6 +67,8 @@ FIRST_KIND = 32
 ROSTER_KEY = "roster"
 RECORD_PREFIX = "genesis/"
 JOIN_AGAIN_S = 0.25
+PATIENCE = 0.9
+"""The share of its time after which a wish ends, so that whoever waits hears why instead of timing out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +83,22 @@ class Wish:
 Done = Callable[["CopyCatError | None"], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Somebody here who waits for a search, and until when: on the engine's clock."""
+
+    deadline: float
+    done: Done
+
+
 @dataclass(slots=True)
 class Search:
-    """One local wish for one group, and everybody here who waits for it. ``deadline`` is on the engine's clock."""
+    """One local wish for one group, and everybody here who waits for it."""
 
     group_id: bytes
     wish: Wish
-    deadline: float
     host_here: bool
-    waiting: list[Done] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
     creation: Creation | None = None
     genesis: Genesis | None = None
     hint: str = ""
@@ -159,13 +168,11 @@ class Founding:
 
     def seek(self, group_id: bytes, wish: Wish, timeout_s: float, host_here: bool, done: Done) -> None:
         """Make sure that the group exists and, if ``host_here``, has a replica on this node; then call ``done``."""
-        deadline = self._engine.now + timeout_s
         search = self._searches.get(group_id)
         if search is None:
-            search = self._searches[group_id] = Search(group_id, wish, deadline, host_here)
-        search.deadline = max(search.deadline, deadline)
+            search = self._searches[group_id] = Search(group_id, wish, host_here)
         search.host_here = search.host_here or host_here
-        search.waiting.append(done)
+        search.waiting.append(Waiting(self._engine.now + PATIENCE * timeout_s, done))
         self._advance(search)
 
     def seeks(self, group_id: bytes) -> bool:
@@ -194,22 +201,31 @@ class Founding:
         engine = self._engine
         if search.creation is not None and search.creation.outcome is not None:
             outcome = search.creation.outcome
-            search.creation = None
-            if outcome.verdict is Verdict.FAILED:
-                self._finish(search, outcome.error)
-                return
-            search.genesis = outcome.genesis
+            if outcome.verdict is not Verdict.FAILED:
+                search.genesis = outcome.genesis
+                search.creation = None
         record = self.acceptor.record(search.group_id)
         if record is not None and record.chosen:
             search.genesis = record.genesis
         if search.group_id in engine.hosting.groups or (search.genesis is not None and not search.host_here):
             self._finish(search, None)
-        elif engine.now >= search.deadline:
-            self._finish(search, self._why_late(search))
+            return
+        self._end_impatience(search)
+        if not search.waiting:
+            self._finish(search, None)
         elif search.genesis is not None or engine.cluster.hosts_of(search.group_id):
             self._join(search)
-        elif search.creation is None:
+        elif search.creation is None or search.creation.outcome is not None:
             self._create(search)
+
+    def _end_impatience(self, search: Search) -> None:
+        """Tell those whose time is up why, and go on for the others: each has a time-out of its own."""
+        late = [waiting for waiting in search.waiting if self._engine.now >= waiting.deadline]
+        if late:
+            error = self._why_late(search)
+            search.waiting = [waiting for waiting in search.waiting if waiting not in late]
+            for waiting in late:
+                waiting.done(error)
 
     def _create(self, search: Search) -> None:
         engine = self._engine
@@ -218,6 +234,10 @@ class Founding:
             nodes = choose(
                 search.group_id, engine.cluster.candidates(), search.wish.replicas, search.wish.data_center_replicas
             )
+            if not nodes:
+                raise NotEnoughNodes(
+                    "no living node has room for another replica: free disk and memory, or start nodes"
+                )
         except NotEnoughNodes as error:
             self._finish(search, error)
             return
@@ -238,7 +258,7 @@ class Founding:
             roster.left,
             engine.rng,
             engine.now,
-            search.deadline - engine.now,
+            max(waiting.deadline for waiting in search.waiting) - engine.now,
         )
         self._send_all(search.creation.tick(engine.now))
 
@@ -287,11 +307,13 @@ class Founding:
 
     def _finish(self, search: Search, error: CopyCatError | None) -> None:
         self._searches.pop(search.group_id, None)
-        for done in search.waiting:
-            done(error)
+        for waiting in search.waiting:
+            waiting.done(error)
 
     def _why_late(self, search: Search) -> CopyCatError:
         if search.genesis is None and not self._engine.cluster.hosts_of(search.group_id):
+            if search.creation is not None:
+                return search.creation.why_failed()
             return LookupFailed("whether the data structure exists could not be found out in time")
         return GroupUnavailable("the data structure exists, but its replicas did not let this node join in time")
 

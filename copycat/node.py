@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import random
 import threading
@@ -72,8 +73,8 @@ class CopyCat:
             raise
         try:
             rng = random.Random(self._rng.getrandbits(64))
-            weight = measure_weight(config.data_dir)
-            self._engine = Engine(config, address, transport, storage, store, rng, weight)
+            weigh = functools.partial(measure_weight, config.data_dir)
+            self._engine = Engine(config, address, transport, storage, store, rng, weigh)
         except BaseException:
             transport.close()
             storage.close()
@@ -181,6 +182,25 @@ class CopyCat:
         wish = Wish(wanted, data_center_replicas)
         self._ask(ready, lambda: self._engine.errands.allocate(bytes(fresh), wish, timeout, ready))
         return Allocation(fresh, ready)
+
+    def locate_data_structure(
+        self,
+        id: DataStructureId | ULID | str | bytes,  # noqa: A002
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> tuple[str, ...]:
+        """Ids of the nodes that host a data structure, its leader's first; none if it does not exist. Creates nothing.
+
+        This node's own view answers at once, if it knows any; else the others are asked. That it does not exist is the word of a
+        majority of all known nodes: where too few answer within ``timeout`` seconds, :class:`~copycat.errors.LookupFailed` is
+        raised. Raises :class:`~copycat.errors.InvalidId`, :class:`~copycat.errors.UsageError`,
+        :class:`~copycat.errors.Closed`.
+        """
+        group_id = bytes(DataStructureId.parse(id))
+        if timeout is None or not timeout > 0:
+            raise UsageError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        answer: Future[tuple[str, ...]] = Future()
+        self._ask(answer, lambda: self._engine.locating.locate(group_id, timeout, answer))
+        return wait_for(answer, timeout + 1.0, "locating a data structure")
 
     def subscribe_to_data_structure(
         self,

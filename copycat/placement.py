@@ -7,10 +7,10 @@ Schindelhauer & Schomaker 2005). ``-ln(h) / w`` is exponentially distributed wit
 is the winner of a race whose rate is the rack's total weight, and the best rack of a data centre likewise: the
 hierarchy needs no weights of its own.
 
-Spread comes from taking turns. Data centres are ordered by their best node, racks inside one by theirs, nodes inside a
-rack by score; replicas are dealt one data centre after the other, and inside it one rack after the other. A node that
-joins without being chosen therefore changes nothing, and one that is chosen displaces one node (now and then a second
-one, where it shares a rack with a replica that was there).
+Spread comes before the score. Replicas are dealt one after the other, each to a data centre that has fewest, there or in
+another such one to a rack that has fewest, and among the nodes left to the one with the highest score. So data centres
+are filled evenly; and where not all can have the same, those get one more that have another rack for it. A node that joins
+without being chosen therefore changes nothing, and one that is chosen displaces one node.
 
 Never does: look at a clock, at load, or at where replicas are now. Moving them is the business of
 :mod:`copycat.repair`.
@@ -28,6 +28,9 @@ from copycat.errors import NotEnoughNodes
 WEIGHT_MAX = 64.0
 WEIGHT_MIN = 1.0 / 16.0
 _GIB = 1 << 30
+DISK_SPARE_BYTES = 2 * _GIB
+MEMORY_SPARE_BYTES = _GIB // 4
+SPARE_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +86,34 @@ def score(group_id: bytes, node_id: str, weight: float) -> float:
 
 
 def weight_from_capacity(
-    disk_free_bytes: int, disk_total_bytes: int, memory_available_bytes: int, memory_total_bytes: int
+    disk_free_bytes: int,
+    disk_total_bytes: int,
+    memory_available_bytes: int,
+    memory_total_bytes: int,
+    excluded: bool = False,
 ) -> float:
-    """A node's weight from what its machine has, between ``WEIGHT_MIN`` and ``WEIGHT_MAX``.
+    """A node's weight from what its machine has: between ``WEIGHT_MIN`` and ``WEIGHT_MAX``, or 0 where it is nearly full.
 
     1.0 is a machine with 64 GiB of disk and 4 GiB of memory; the scarcer of the two decides. Totals count, not what is
-    free, so that a weight does not follow the load; but where less than a quarter is free, the weight sinks with it.
-    Feed the result through :func:`settle_weight`, or small changes would move groups.
+    free, so that a weight does not follow the load; but where less than a quarter is free, the weight sinks with it, and
+    with less than 5 % (or than 2 GiB of disk and 256 MiB of memory, where that is less) the node is not chosen at all.
+    One that was ``excluded`` comes back with twice as much. Feed the result through :func:`settle_weight`, or small changes
+    would move groups.
     """
+    times = 2 if excluded else 1
+    if _is_short(disk_free_bytes, disk_total_bytes, times * DISK_SPARE_BYTES, times * SPARE_SHARE) or _is_short(
+        memory_available_bytes, memory_total_bytes, times * MEMORY_SPARE_BYTES, times * SPARE_SHARE
+    ):
+        return 0.0
     size = min(disk_total_bytes / (64 * _GIB), memory_total_bytes / (4 * _GIB))
     disk_room = disk_free_bytes / disk_total_bytes if disk_total_bytes > 0 else 0.0
     memory_room = memory_available_bytes / memory_total_bytes if memory_total_bytes > 0 else 0.0
     room = min(1.0, 4 * disk_room, 4 * memory_room)
     return min(WEIGHT_MAX, max(WEIGHT_MIN, size * room))
+
+
+def _is_short(free_bytes: int, total_bytes: int, spare_bytes: int, spare_share: float) -> bool:
+    return total_bytes > 0 and free_bytes < min(spare_bytes, spare_share * total_bytes)
 
 
 def settle_weight(current: float, measured: float) -> float:
@@ -114,47 +132,51 @@ def _usable(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 @dataclass(slots=True)
-class _Scored:
-    score: float
-    candidate: Candidate
+class _Rack:
+    """The nodes of one rack that are left, the best last, and how many of it were taken."""
+
+    data_center: str
+    left: list[tuple[float, str, Candidate]]
+    taken: int = 0
+
+    @property
+    def best(self) -> tuple[float, str]:
+        """Smaller is better."""
+        negative, node_id, _ = self.left[-1]
+        return negative, node_id
 
 
 def _deal(group_id: bytes, usable: list[Candidate], replicas: int, data_center_replicas: int) -> list[Candidate]:
     if replicas <= 0 or not usable:
         return []
-    racks: dict[tuple[str, str], list[_Scored]] = {}
+    racks: dict[tuple[str, str], _Rack] = {}
     for candidate in usable:
-        scored = _Scored(score(group_id, candidate.node_id, candidate.weight), candidate)
-        racks.setdefault((candidate.data_center, candidate.rack), []).append(scored)
-    by_center: dict[str, list[list[_Scored]]] = {}
-    for (data_center, _rack), nodes in racks.items():
-        nodes.sort(key=_best_first)
-        by_center.setdefault(data_center, []).append(nodes)
-    centers = [_take_turns(_by_best(lists), replicas) for lists in by_center.values()]
-    centers = _by_best(centers)
-    wanted = min(data_center_replicas, replicas) if data_center_replicas > 0 else replicas
-    dealt = _take_turns(centers[:wanted], replicas)
-    for spill in centers[wanted:]:
-        dealt.extend(spill[: replicas - len(dealt)])
-    return [scored.candidate for scored in dealt]
+        ranked = (-score(group_id, candidate.node_id, candidate.weight), candidate.node_id, candidate)
+        place = (candidate.data_center, candidate.rack)
+        racks.setdefault(place, _Rack(candidate.data_center, [])).left.append(ranked)
+    for rack in racks.values():
+        rack.left.sort(key=lambda ranked: ranked[:2], reverse=True)
+    centers: dict[str, list[_Rack]] = {}
+    for rack in sorted(racks.values(), key=lambda rack: rack.best):
+        centers.setdefault(rack.data_center, []).append(rack)
+    in_order = list(centers.values())  # the data centre with the best node first
+    wanted = min(data_center_replicas, replicas) if data_center_replicas > 0 else len(in_order)
+    dealt = _spread([rack for center in in_order[:wanted] for rack in center], replicas)
+    for spill in in_order[wanted:]:
+        dealt.extend(_spread(spill, replicas - len(dealt)))
+    return dealt
 
 
-def _best_first(scored: _Scored) -> tuple[float, str]:
-    return (-scored.score, scored.candidate.node_id)
-
-
-def _by_best(lists: list[list[_Scored]]) -> list[list[_Scored]]:
-    return sorted(lists, key=lambda scored: _best_first(scored[0]))
-
-
-def _take_turns(lists: list[list[_Scored]], count: int) -> list[_Scored]:
-    """The first of each list, then the second of each, and so on, up to ``count``."""
-    taken: list[_Scored] = []
-    position = 0
-    while len(taken) < count:
-        turn = [scored[position] for scored in lists if position < len(scored)]
-        if not turn:
-            break
-        taken.extend(turn[: count - len(taken)])
-        position += 1
-    return taken
+def _spread(racks: list[_Rack], count: int) -> list[Candidate]:
+    """Up to ``count`` nodes of these racks: data centres evenly, then racks evenly, then by score."""
+    used: dict[str, int] = dict.fromkeys([rack.data_center for rack in racks], 0)
+    dealt: list[Candidate] = []
+    open_racks = [rack for rack in racks if rack.left]
+    while open_racks and len(dealt) < count:
+        rack = min(open_racks, key=lambda rack: (used[rack.data_center], rack.taken, rack.best))
+        dealt.append(rack.left.pop()[2])
+        used[rack.data_center] += 1
+        rack.taken += 1
+        if not rack.left:
+            open_racks.remove(rack)
+    return dealt

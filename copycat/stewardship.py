@@ -7,6 +7,7 @@ leader learns too late, or says to somebody who is gone, is said again with the 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_EVERY_TICKS = 10
+CHECKS_PER_TICK_MAX = 200
+"""Groups that are looked at in one tick: with thousands, a round takes longer, and never holds a turn up."""
 LEARNER_LINGERS_S = 60.0
 REBALANCE_EVERY_S = 1.0
 LOG_FULL_CLEARS_AT = 0.9
@@ -77,6 +80,10 @@ class Stewardship:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._ticks = 0
+        self._round: deque[Group] = deque()
+        self._round_at = 0
+        self._seen: dict[str, NodeView] = {}
+        self._seen_at = -CHECK_EVERY_TICKS
         self._pace = Pace(REBALANCE_EVERY_S)
         self._deserted: dict[bytes, float] = {}
         handlers = engine.handlers
@@ -91,21 +98,31 @@ class Stewardship:
 
     def tick(self) -> None:
         self._ticks += 1
-        if self._ticks % CHECK_EVERY_TICKS:
-            return
-        self._watch_disk()
-        nodes = self.nodes()
-        for group in list(self._engine.hosting.groups.values()):
-            if 0 < group.log_full_until < self._engine.now:
-                self._set_log_full(group, 0.0)
-            if group.leads:
-                self._dismiss(group)
-                self._watch_log(group)
-                self._expire_sessions(group)
-                self._repair(group, nodes)
-            elif group.raft.abandoned or group.removed:
-                self._ask_whether_removed(group)
-            self._leave_if_deserted(group, at_once=self._engine.departures.leaving)
+        groups = self._engine.hosting.groups
+        if self._ticks % CHECK_EVERY_TICKS == 0:
+            self._watch_disk()
+        if not self._round and self._ticks >= self._round_at:
+            self._round_at = self._ticks + CHECK_EVERY_TICKS
+            self._round.extend(groups.values())
+        for _ in range(min(len(self._round), CHECKS_PER_TICK_MAX, 1 + len(groups) // CHECK_EVERY_TICKS)):
+            group = self._round.popleft()
+            if groups.get(group.id) is group:
+                self._look_at(group)
+
+    def _look_at(self, group: Group) -> None:
+        """See what there is to do for one group."""
+        if 0 < group.log_full_until < self._engine.now:
+            self._set_log_full(group, 0.0)
+        if group.leads:
+            self._dismiss(group)
+            self._watch_log(group)
+            self._expire_sessions(group)
+            if self._ticks - self._seen_at >= CHECK_EVERY_TICKS:
+                self._seen, self._seen_at = self.nodes(), self._ticks
+            self._repair(group, self._seen)
+        elif group.raft.abandoned or group.removed:
+            self._ask_whether_removed(group)
+        self._leave_if_deserted(group, at_once=self._engine.departures.leaving)
 
     def changed_role(self, group: Group) -> None:
         self._engine.cluster.hosts(group)

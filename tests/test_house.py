@@ -43,10 +43,13 @@ FLOORS = (
     (
         *("channels", "sessions", "sequencer", "outbox", "reads", "feed", "proposer"),
         *("nodestore", "replicastore", "entrycache", "indexranges", "logindex", "pending", "snapshotslots"),
-        *("genesis", "acceptor", "creation", "enrolment", "lookup", "directory", "placement", "repair"),
+        *("genesis", "acceptor", "creation", "enrolment", "lookup", "hostset", "directory", "placement", "repair"),
     ),
     ("subscription", "group", "snapshots", "snapshot_making", "transfer"),
-    ("hosting", "founding", "departures", "consumers", "cluster", "stewardship", "errands", "recovery"),
+    (
+        *("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
+        *("locating", "recovery"),
+    ),
     ("engine",),
     ("admin", "adminwire", "administration"),
     ("runtime", "node", ""),

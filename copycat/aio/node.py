@@ -97,6 +97,18 @@ class CopyCat:
         begun = self.threaded.allocate_new_data_structure(replicas, data_center_replicas, timeout)
         return Allocation(self._bridge, begun)
 
+    async def locate_data_structure(
+        self,
+        id: DataStructureId | ULID | str | bytes,  # noqa: A002
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> tuple[str, ...]:
+        """Ids of the nodes that host a data structure; see :meth:`copycat.CopyCat.locate_data_structure`.
+
+        Raises what the other raises.
+        """
+        cat = self.threaded
+        return await self._bridge.in_thread(lambda: cat.locate_data_structure(id, timeout), "copycat-aio-locate")
+
     async def subscribe_to_data_structure(
         self,
         id: DataStructureId | ULID | str | bytes,  # noqa: A002 (the design's name for it)

@@ -5,7 +5,8 @@ state          meaning
 =============  =====================================================================================================
 FOUNDED        neither seeds nor remembered members: this node is a new cluster, alone until somebody joins it
 SEEKING        it has seeds and never belonged to a cluster; it asks the seeds until one answers that does belong
-REJOINING      it remembers members of its cluster; it asks them and the seeds, and never starts a cluster of its own
+REJOINING      it belonged to a cluster in an earlier life, perhaps one of its own founding that nobody else had joined yet;
+               it asks the members that it remembers and the seeds, and never starts another cluster
 JOINED         it has exchanged tables with a member of its cluster
 LEAVING, LEFT  it says, and has said, goodbye
 =============  =====================================================================================================
@@ -66,15 +67,17 @@ class Joiner:
         """Whether this node is part of a cluster now."""
         return self.state in (JoinState.FOUNDED, JoinState.JOINED)
 
-    def start(self, now: float) -> None:
-        self.belongs = len(self._membership.table) > 0
-        if self.belongs:
+    def start(self, now: float, belonged: bool) -> None:
+        """``belonged``: this node was part of a cluster in an earlier life."""
+        self.belongs = belonged
+        if belonged and (self._seeds or len(self._membership.table)):
             self.state = JoinState.REJOINING
         elif self._seeds:
             self.state = JoinState.SEEKING
         else:
             self.state = JoinState.FOUNDED
             self.belongs = True
+            self._membership.remember()
             self._membership.emit(EventKind.READY, self._membership.me)
             return
         self._try(now)

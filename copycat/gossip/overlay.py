@@ -1,13 +1,13 @@
 """Metadata for everybody: a bounded random overlay of subscriptions, and flooding over it.
 
-Up to a dozen nodes all subscribe to all. Above that, each subscribes to its two neighbours in the ring of sorted node
-ids, which keeps the overlay connected, and to some random others, which keep it shallow (about log N hops); one random
-link is exchanged now and then, so that a bad draw doesn't last.
+Up to a dozen nodes all subscribe to all, and nobody needs to pass anything on. Above that, each subscribes to its two
+neighbours in the ring of sorted node ids, which keeps the overlay connected, and to some random others, which keep it
+shallow (about log N hops); one random link is exchanged now and then, so that a bad draw doesn't last.
 
-An item is published by its origin and republished by every node that sees it for the first time. Items of an origin are
-numbered; they are handed up once, in order. One that is missing is waited for a little, then reported as a gap and
-never handed up: the caller repairs gaps by asking a peer. An origin that starts anew has a higher epoch, which voids
-the old.
+An item is published by its origin and, above a dozen nodes, republished by every node that sees it for the first time.
+Items of an origin are numbered; they are handed up once, in order. One that is missing is waited for a little, then
+reported as a gap and never handed up: the caller repairs gaps by asking a peer. An origin that starts anew has a higher
+epoch, which voids the old.
 
 Nothing here sends: what to publish and to whom to subscribe comes out of :meth:`Overlay.take_outputs`. Everything kept
 is bounded, in items and bytes. Not thread-safe.
@@ -149,7 +149,8 @@ class Overlay:
         self._now = now
         for node_id in live:
             self.member_up(node_id)
-        self._timers.set("refresh", now + self._profile.refresh_interval_s, self._refresh)
+        # At a random moment, so that nodes that were started together don't redraw together.
+        self._timers.set("refresh", now + self._profile.refresh_interval_s * self._rng.random(), self._refresh)
 
     def member_up(self, node_id: str) -> None:
         """A node came to life; repeating it is harmless."""
@@ -183,6 +184,12 @@ class Overlay:
         self._outputs.publish.append(pack_item(Item(self._me, self._epoch, self._sequence, payload)))
         return Position(self._me, self._epoch, self._sequence)
 
+    def renew(self, epoch: int) -> None:
+        """Others may remember a later life of this node than it does: go on in ``epoch``, if that is higher."""
+        if epoch > self._epoch:
+            self._epoch = epoch
+            self._sequence = 0
+
     def receive(self, now: float, data: bytes) -> None:
         """Take a frame that some node published.
 
@@ -200,7 +207,8 @@ class Overlay:
         if sequence < origin.next or sequence in origin.held:
             self.duplicates += 1
             return
-        self._outputs.publish.append(data)
+        if not self._is_mesh:
+            self._outputs.publish.append(data)
         origin.horizon = max(origin.horizon, sequence)
         if sequence == origin.next:
             origin.next += 1
@@ -314,9 +322,14 @@ class Overlay:
 
     # --- inside: links ----------------------------------------------------------------------------------------------
 
+    @property
+    def _is_mesh(self) -> bool:
+        """Whether everybody hears everybody, so that nothing need be passed on."""
+        return len(self._ring) < self._profile.everyone_up_to
+
     def _relink(self) -> None:
         ring = self._ring
-        if len(ring) < self._profile.everyone_up_to:
+        if self._is_mesh:
             wanted = set(ring)
         else:
             at = bisect.bisect_left(ring, self._me)

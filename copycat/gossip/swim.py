@@ -196,9 +196,10 @@ class Swim:
                     membership.learn_remembered(now, record)
             elif record.incarnation >= self.me.incarnation:
                 membership.me = self.me.with_state(MemberState.ALIVE, record.incarnation + 1)
+        belonged = bool(self._remembered)
         self._remembered = []
         membership.announce()
-        self._joiner.start(now)
+        self._joiner.start(now, belonged)
         self._prober.start(now)
         self._later("push-pull", self._push_pull_interval_s() * self._rng.random(), self._push_pull)
         self._later("reconnect", self._profile.reconnect_interval_s * self._rng.random(), self._reconnect)

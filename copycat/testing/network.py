@@ -171,6 +171,11 @@ class SimulatedTransport:
         """Frames that have arrived and were not polled."""
         return len(self._inbox)
 
+    @property
+    def subscriptions(self) -> frozenset[str]:
+        """Node ids that this one listens to."""
+        return frozenset(self._subscribed)
+
     def listens_to(self, place: Place) -> bool:
         return place in self._subscribed.values()
 

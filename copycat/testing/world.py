@@ -118,6 +118,7 @@ class SimulatedNode:
         self.disk = Disk(self.rng)
         self.disk_times = DiskTimes()
         self.weight = 1.0
+        """In placement; it is looked at now and then."""
         self.engine: Engine | None = None
         self.transport: SimulatedTransport | None = None
         self.starts = 0
@@ -153,7 +154,7 @@ class SimulatedNode:
             self.transport = SimulatedTransport(world.network, self.host, self._wake)
             address = self.transport.open(self.host, self.config.address, self.config.frame_bytes_max)
             rng = random.Random(self.rng.getrandbits(64))
-            engine = Engine(self.config, address, self.transport, self._storage, store, rng, self.weight)
+            engine = Engine(self.config, address, self.transport, self._storage, store, rng, lambda _: self.weight)
         except NodeFailure as error:
             self.failure = error
             world.trace("cannot start", self.host, error)

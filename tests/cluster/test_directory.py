@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import copycat.directory as directory_module
-from copycat.directory import (
+import copycat.hostset as hostset_module
+from copycat.directory import Directory
+from copycat.hostset import (
     CHANGES_KEPT_MAX,
     CHANGES_PER_MESSAGE_MAX,
     INTERACTIVE,
@@ -16,8 +18,8 @@ from copycat.directory import (
     VOTER,
     Delta,
     Digest,
-    Directory,
     Host,
+    Page,
     Want,
 )
 from copycat.lookup import CouldNotAsk, Found, Lookup, NotFound
@@ -143,7 +145,7 @@ def test_any_interleaving_converges_to_what_a_dumb_twin_holds(seed, count, steps
 
 
 def test_small_pages_and_short_logs_converge_while_the_set_changes(monkeypatch):
-    monkeypatch.setattr(directory_module, "CHANGES_PER_MESSAGE_MAX", 4)
+    monkeypatch.setattr(hostset_module, "CHANGES_PER_MESSAGE_MAX", 4)
     monkeypatch.setattr(directory_module, "OWN_CHANGES_KEPT_MAX", 12)
     for seed in range(300):
         rng = random.Random(seed)
@@ -228,6 +230,71 @@ def test_a_restarted_author_replaces_its_old_set():
     assert reader.hosts_of(group(1)) == ()
 
 
+def a_reborn(author: Directory, epoch: int) -> Directory:
+    """The author after a restart: it hosts the same, leads nothing, and has no consumer."""
+    again = Directory(author.node_id, epoch)
+    for group_id in author.groups_of(author.node_id):
+        voter = next(host.voter for host in author.hosts_of(group_id) if host.node_id == author.node_id)
+        again.host(group_id, VOTER if voter else LEARNER)
+    again.born()
+    return again
+
+
+def test_a_restarted_author_that_hosts_what_it_hosted_costs_a_digest():
+    author, reader, stranger = Directory("a", 1), Directory("b", 1), Directory("c", 1)
+    for number in range(3000):
+        author.host(group(number), (VOTER, LEARNER, VOTER | INTERACTIVE)[number % 3])
+        author.set_leader(group(number), number % 2)
+    repair(reader, author)
+    author = a_reborn(author, 2)
+    assert author.pending() == 0
+    author.set_leader(group(7), 9)
+    assert reader.compare("a", [author.birth]) == []
+    (delta,) = author.take_deltas(10)
+    assert len(delta.changes) == 1
+    assert reader.receive_delta(delta) is None
+    assert view(reader)["a"] == view(author)["a"]
+    assert reader.hosts_of(group(7)) == author.hosts_of(group(7))
+    assert reader.hosts_of(group(5)) == author.hosts_of(group(5)), "whoever led in the last life leads no more"
+    assert reader.compare("a", author.digests()) == []
+    assert reader.summary() != author.summary(), "the reader has a set of its own"
+    repair(author, reader)
+    assert reader.summary() == author.summary()
+    check_reverse_index(reader)
+    assert repair(stranger, reader) == 3 + 1
+
+
+def test_a_restarted_author_that_hosts_something_else_is_read_anew():
+    author, reader = Directory("a", 1), Directory("b", 1)
+    for number in range(5):
+        author.host(group(number), VOTER)
+    repair(reader, author)
+    author.unhost(group(0))
+    author = a_reborn(author, 2)
+    assert [want.epoch for want in reader.compare("a", [author.birth])] == [1]
+    repair(reader, author)
+    assert view(reader)["a"] == view(author)["a"]
+    assert reader.hosts_of(group(0)) == ()
+
+
+def test_malformed_changes_are_not_taken():
+    reader = Directory("b", 1)
+    reader.receive_delta(Delta("a", 1, 1, ((b"short", VOTER),)))
+    reader.receive_delta(Delta("a", 1, 1, ((group(1), VOTER),) * (CHANGES_PER_MESSAGE_MAX + 1)))
+    reader.receive_page(Page("a", 1, 1, b"", b"", ((b"short", VOTER),)))
+    assert len(reader) == 0
+
+
+def test_the_number_of_sets_is_bounded(monkeypatch):
+    monkeypatch.setattr(directory_module, "SETS_MAX", 3)
+    reader = Directory("b", 1)
+    for name in "acd":
+        reader.receive_delta(Delta(name, 1, 1, ((group(1), VOTER),)))
+    assert [host.node_id for host in reader.hosts_of(group(1))] == ["a", "c"]
+    reader.receive_delta(Delta("a", 1, 2, ((group(2), VOTER),)))
+    assert reader.hosts_of(group(2))
+
+
 def test_an_author_that_lost_its_count_of_starts_outlives_what_others_remember():
     author, reader = Directory("a", 7), Directory("b", 1)
     author.host(group(1), VOTER)
@@ -283,10 +350,10 @@ def test_digests_in_turns_cover_every_set():
         other.host(group(number), VOTER)
         repair(reader, other)
     seen = set()
-    for _ in range(5):
+    for _ in range(11):
         part = reader.digests(5)
         assert len(part) == 5
-        assert part[0].node_id == "r"
+        assert [digest.node_id for digest in part[:3]] == ["r", "n19", "n18"], "our own, and what changed last"
         seen |= {digest.node_id for digest in part}
     assert len(seen) == 21
     assert isinstance(part[0], Digest)

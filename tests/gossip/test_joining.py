@@ -80,6 +80,26 @@ def test_a_node_that_belonged_to_a_cluster_never_starts_a_new_one(make_world: Ma
         world.crash(back)
 
 
+def test_a_founder_that_is_still_alone_is_joined_after_a_restart_with_seeds(make_world: MakeWorld) -> None:
+    """All nodes are given the same list of seeds, and the founder had been there before: it belongs, the others only seek."""
+    world = make_world(10)
+    founder = world.add(world.record(0))
+    assert [record.node_id for record in founder.saved] == [founder.node_id], "it remembers that it is a cluster"
+    saved = founder.saved
+    world.crash(founder)
+    seeds = [world.record(number) for number in range(3)]
+    addresses = [(record.hostname, record.gossip_port) for record in seeds]
+    back = world.add(world.record(0), seeds=addresses[1:], remembered=saved)
+    world.run(30.0)
+    assert back.swim.join_state is JoinState.REJOINING, "its seeds are silent: it waits, and founds no other"
+    others = [world.add(world.record(number), seeds=addresses) for number in (1, 2)]
+    assert world.run_until(lambda: complete([back, *others]), 10.0)
+    assert world.run_until(lambda: all(node.swim.joined for node in (back, *others)), 10.0)
+    world.crash(back)
+    alone = world.add(world.record(0), remembered=saved)
+    assert alone.swim.join_state is JoinState.FOUNDED, "without seeds too it is what it was: its own cluster"
+
+
 def test_a_whole_cluster_comes_back_from_what_it_remembers(make_world: MakeWorld) -> None:
     world = make_world(6, LOCAL)
     world.add(world.record(0))

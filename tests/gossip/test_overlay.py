@@ -160,8 +160,39 @@ def test_whatever_is_lost_is_handed_up_once_in_order_or_lies_in_exactly_one_gap(
     assert some_gap
 
 
+def test_where_all_hear_all_nothing_is_passed_on() -> None:
+    world = OverlayWorld(7, 12)
+    world.run(0.1)
+    world.publish(world.nodes[node_id_of(0)], b"once")
+    world.run(2.0)
+    assert [node.frames_in for node in world.nodes.values()] == [0] + [1] * 11
+
+
+def test_above_a_dozen_each_node_passes_an_item_on_once() -> None:
+    world = OverlayWorld(8, 100)
+    world.run(0.1)
+    world.publish(world.nodes[node_id_of(0)], b"once")
+    world.run(2.0)
+    assert sum(node.frames_in for node in world.nodes.values()) == 100 * 6
+    assert sum(node.overlay.duplicates for node in world.nodes.values()) == 100 * 6 - 99
+
+
+def test_a_node_of_whom_others_remember_a_later_life_goes_on_above_it() -> None:
+    hearer = listener()
+    assert hear(hearer, item(3, epoch=7), item(1, epoch=7)) == [1]
+    origin = Overlay(ORIGIN, 2, random.Random(1))
+    origin.publish(b"unheard")
+    assert hear(hearer, unpack_item(origin.take_outputs().publish[0])) == []
+    origin.renew(8)
+    origin.renew(3)
+    assert origin.publish(b"heard") == Position(ORIGIN, 8, 1)
+    assert hear(hearer, unpack_item(origin.take_outputs().publish[0])) == [1]
+
+
 def test_first_receipts_are_republished_and_repeats_are_not() -> None:
     overlay = listener()
+    for number in range(2, 20):
+        overlay.member_up(node_id_of(number))
     frame = pack_item(item(1))
     overlay.receive(0.0, frame)
     assert overlay.take_outputs().publish == [frame]
