@@ -12,6 +12,7 @@ are whole and on this node's disk.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -222,8 +223,11 @@ class SnapshotDesk:
 
     def _load(self, meta: SnapshotMeta) -> bytes:
         """On the consumer's thread. What can't be read any more stops the node."""
+        whole = io.BytesIO()  # joining an iterator would hold all chunks a second time
         try:
-            return b"".join(self._store.snapshots.chunks(meta))
+            for chunk in self._store.snapshots.chunks(meta):
+                whole.write(chunk)
+            return whole.getvalue()
         except NodeFailure as error:
             failure = error
 
@@ -279,7 +283,7 @@ class SnapshotDesk:
             return
         self._fetch = None
         if meta.index <= self._newest() or meta.index > self._group.sequencer.index:
-            batch = self._group.host.stage(False, lambda: self._store.complete(abandoned))
+            batch = self._group.host.stage(True, lambda: self._store.complete(abandoned))
             abandoned = self._store.snapshots.stage_receive_abandoned(batch)
             return
 
@@ -392,7 +396,8 @@ class SnapshotDesk:
                 target = index
         if target < first:
             return
-        batch = self._group.host.stage(False, lambda: self._store.complete(pending))
+        # Synced: what it frees is deleted later without a sync, and a power failure must not take this and leave that.
+        batch = self._group.host.stage(True, lambda: self._store.complete(pending))
         pending = self._store.stage_compaction(batch, target)
         self._group.forget_conf_states(target)
 

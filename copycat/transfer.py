@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from copycat import codec
@@ -143,12 +143,18 @@ class _Lease:
     until: float
 
 
-@dataclass(slots=True)
-class _Parcel:
+class _Wanted(NamedTuple):
+    """One chunk, and who wants it."""
+
     node_id: str
     group_id: bytes
     generation: int
     number: int
+
+
+@dataclass(slots=True)
+class _Parcel:
+    wanted: _Wanted
     tries: int = 0
 
 
@@ -158,17 +164,17 @@ class ChunkServer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queue: deque[_Parcel] = deque()
+        self._queued: set[_Wanted] = set()
         self._leases: dict[tuple[bytes, int], _Lease] = {}
-        self._per_tick = max(
-            engine.config.snapshot_chunk_bytes, engine.config.snapshot_bytes_per_s * engine.config.tick_ms // 1000
-        )
+        self._per_tick = max(1, engine.config.snapshot_bytes_per_s * engine.config.tick_ms // 1000)
         self._allowance = self._per_tick
+        """Bytes that may be sent before the next tick. A chunk that is larger runs it into debt, which later ticks pay."""
         engine.handlers[ChunkAsk] = self._on_ask
         engine.handlers[Chunk] = self._on_chunk
         engine.handlers[ChunkGone] = self._on_gone
 
     def tick(self) -> None:
-        self._allowance = self._per_tick
+        self._allowance = min(self._allowance + self._per_tick, self._per_tick)
         self._send()
         now = self._engine.now
         for place, lease in list(self._leases.items()):
@@ -184,8 +190,11 @@ class ChunkServer:
         lease.until = self._engine.now + LEASE_S
         group.snapshots.still_sending(sender)
         for number in range(max(0, ask.first), min(ask.first + min(ask.count, WINDOW_CHUNKS), lease.chunk_count)):
-            if len(self._queue) < QUEUE_MAX:
-                self._queue.append(_Parcel(sender, ask.group, ask.generation, number))
+            wanted = _Wanted(sender, ask.group, ask.generation, number)
+            # Whoever waits long, because of the rate, asks again: once is enough.
+            if len(self._queue) < QUEUE_MAX and wanted not in self._queued:
+                self._queued.add(wanted)
+                self._queue.append(_Parcel(wanted))
         self._send()
 
     def _lease(self, group: Group, generation: int) -> _Lease | None:
@@ -210,24 +219,26 @@ class ChunkServer:
     def _send(self) -> None:
         while self._queue and self._allowance > 0:
             parcel = self._queue.popleft()
-            lease = self._leases.get((parcel.group_id, parcel.generation))
-            if lease is None or parcel.group_id not in self._engine.hosting.groups:
+            node_id, group_id, generation, number = parcel.wanted
+            lease = self._leases.get((group_id, generation))
+            if lease is None or group_id not in self._engine.hosting.groups:
+                self._queued.discard(parcel.wanted)
                 continue
-            data = lease.snapshots.read_chunk(parcel.generation, parcel.number)
-            chunk = Chunk(parcel.group_id, parcel.generation, parcel.number, crc32(data), data)
-            if self._engine.send_bulk(parcel.node_id, chunk):
+            data = lease.snapshots.read_chunk(generation, number)
+            if self._engine.send_bulk(node_id, Chunk(group_id, generation, number, crc32(data), data)):
                 self._allowance -= len(data)
             elif parcel.tries < TRIES_MAX:
                 # The connection is being made, or its queue is full: the rest waits, too, to stay in order.
                 parcel.tries += 1
                 self._queue.appendleft(parcel)
-                self._queue.extend(self._take_parcels_of(parcel.node_id))
+                self._queue.extend(self._take_parcels_of(node_id))
                 return
+            self._queued.discard(parcel.wanted)
 
     def _take_parcels_of(self, node_id: str) -> list[_Parcel]:
         """Take out what waits for a node, so that it can go to the end and others are served meanwhile."""
-        theirs = [parcel for parcel in self._queue if parcel.node_id == node_id]
-        self._queue = deque([parcel for parcel in self._queue if parcel.node_id != node_id])
+        theirs = [parcel for parcel in self._queue if parcel.wanted.node_id == node_id]
+        self._queue = deque([parcel for parcel in self._queue if parcel.wanted.node_id != node_id])
         return theirs
 
     def _on_chunk(self, sender: str, chunk: Chunk) -> None:

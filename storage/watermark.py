@@ -83,4 +83,6 @@ class Watermark:
             number, checksum = _RECORD.unpack(found)
             if crc32(found[:8]) == checksum:
                 return int(number)
-        raise StorageCorrupt(f"{self._path} is damaged: wipe this node's data_dir, so that it joins again as a new node")
+        raise StorageCorrupt(
+            f"{self._path} is damaged: wipe this node's data_dir, so that it joins again as a new node"
+        )

@@ -116,8 +116,7 @@ def test_a_sender_that_is_blocked_goes_on_by_itself_and_one_that_waits_at_the_en
         one_cluster.stop(node)
     thread, outcome = in_thread(lambda: sub.propose.send_many([b"x"] * 50))
     with pytest.raises(errors.Full):
-        while True:
-            sub.propose.send(b"y", 0.05)
+        sub.propose.send_many([b"y"] * 50, 0.05)
     sub.close()
     thread.join(PATIENCE_S)
     assert isinstance(outcome[0], copycat.Closed)
