@@ -316,3 +316,6 @@ class Engine:
 
     def changed_members(self, group: Group) -> None:
         self.stewardship.changed_members(group)
+
+    def reached_cap(self, group: Group) -> None:
+        self.stewardship.watch_log(group)
