@@ -73,6 +73,9 @@ class Host(Protocol):
 
     def send_bulk(self, node_id: str, message: object) -> bool: ...
 
+    def disk_congested(self) -> bool:
+        """Whether bulk should wait with its writes."""
+
     def touch(self, group: Group) -> None:
         """Look at ``group`` before the turn ends."""
 

@@ -50,6 +50,8 @@ class SnapshotDesk:
         self._fetch: Fetch | None = None
         self._for_raft: Message | None = None
         self._sending: dict[int, tuple[int, float]] = {}
+        self._held_back: list[Making] = []
+        """Once for each chunk that may come when the disk is less busy; at most as many as may be on their way."""
         self._ticks = 0
         self._asked = 0
         self.ended = False
@@ -117,8 +119,15 @@ class SnapshotDesk:
         if making.refused or not self._begun(making):
             return
         assert making.generation is not None
-        batch = self._group.host.stage(True, making.room.release)
+        batch = self._group.host.stage(True, lambda: self._make_room(making))
         self._store.snapshots.stage_chunk(batch, making.generation, number, data)
+
+    def _make_room(self, making: Making) -> None:
+        """One chunk is on the disk: the next one may come, unless the disk has enough to do; then with a later tick."""
+        if self._group.host.disk_congested():
+            self._held_back.append(making)
+        else:
+            making.room.release()
 
     def _begun(self, making: Making) -> bool:
         """Whether this is the snapshot that is being made, which the first that asks becomes."""
@@ -309,7 +318,11 @@ class SnapshotDesk:
     def _fetch_failed(self, fetch: Fetch) -> None:
         self._fetch = None
         message, self._for_raft = self._for_raft, None
-        log.warning("could not fetch a snapshot", extra={"group": self._group.id.hex(), "node_id": fetch.node_id})
+        log.warning(
+            "could not fetch a snapshot: %s",
+            fetch.failed,
+            extra={"group": self._group.id.hex(), "node_id": fetch.node_id, "index": fetch.meta.index},
+        )
         if message is not None:
             self._group.host.send(fetch.node_id, SnapshotFailed(self._group.id, self._group.raft_id))
 
@@ -354,6 +367,10 @@ class SnapshotDesk:
             self._remind(feed)
         if self._fetch is not None:
             self._fetch.tick()
+        if self._held_back and not self._group.host.disk_congested():
+            for making in self._held_back:
+                making.room.release()
+            self._held_back.clear()
         for raft_id in [raft_id for raft_id, (_, until) in self._sending.items() if now > until]:
             del self._sending[raft_id]
             self._group.raft.report_snapshot(raft_id, False)

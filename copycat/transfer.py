@@ -40,9 +40,12 @@ class Fetch:
         self._group = group
         self.node_id = node_id
         self.meta = meta
-        self.failed = False
+        self.failed = ""
+        """Why it came to nothing."""
         self._progress_at = group.host.now
         self._asked_at = group.host.now
+        self._held_back = False
+        """More could be asked for, but the disk has enough to do; the next tick looks again."""
         snapshots = group.store.snapshots
         source = codec.pack([node_id, meta.index, meta.term, meta.size, meta.checksum, meta.generation])
         state = snapshots.staged_receiving()
@@ -86,9 +89,7 @@ class Fetch:
             self._staged == self.meta.chunk_count
             and (self._size != self.meta.size or self._checksum != self.meta.checksum)
         ):
-            log.error("a snapshot's checksum is wrong", extra={"group": self._group.id.hex(), "node_id": self.node_id})
-            self.failed = True
-            self._group.host.touch(self._group)
+            self._fail("its checksum is wrong")
             return
         store = self._group.store
 
@@ -104,19 +105,25 @@ class Fetch:
 
     def replaced(self) -> None:
         """Another transfer takes its place."""
-        self.failed = True
+        self.failed = "another took its place"
 
     def gone(self) -> None:
         """The sender no longer has it."""
-        self.failed = True
+        self._fail("its sender no longer has it")
+
+    def _fail(self, why: str) -> None:
+        self.failed = why
         self._group.host.touch(self._group)
 
     def tick(self) -> None:
         now = self._group.host.now
+        if self._held_back:
+            self._progress_at = now  # it is this node that makes the sender wait
+            self._ask()
         if self.done or self.failed:
             self._group.host.touch(self._group)
         elif now - self._progress_at > GIVE_UP_S:
-            self.gone()
+            self._fail("nothing comes any more")
         elif now - max(self._progress_at, self._asked_at) > ASK_AGAIN_S:
             self._asked = self._staged
             self._ask()
@@ -125,7 +132,8 @@ class Fetch:
         if self.failed:
             return
         stop = min(self.meta.chunk_count, self._durable + WINDOW_CHUNKS)
-        if stop > self._asked:
+        self._held_back = stop > self._asked and self._group.host.disk_congested()
+        if stop > self._asked and not self._held_back:
             ask = ChunkAsk(self._group.id, self.meta.generation, self._asked, stop - self._asked)
             self._group.host.send(self.node_id, ask)
             self._asked = stop

@@ -45,6 +45,9 @@ SCAN_ITEMS = 256
 SCAN_BYTES = 64 << 10
 """A scan reads this much ahead at most (or one pair), so that holding the database costs once per piece."""
 
+CONGESTED_FILES = 6
+"""Files at level 0, of the 12 at which LevelDB stops all writes until it has merged them; it begins to merge at 4."""
+
 CLOSE_WAIT_S = 10.0
 """How long :meth:`LevelDBStorage.close` waits for calls of other threads to come back."""
 
@@ -112,6 +115,15 @@ class LevelDBStorage:
         except StorageFailed as error:
             self._write_failure = self._write_failure or str(error)
             raise
+        finally:
+            self._gate.leave()
+
+    def congested(self) -> bool:
+        """Whether so much waits to be merged that a little more would make every write wait."""
+        if not self._gate.enter_if_open():
+            return False
+        try:
+            return int(self._database.get_property(b"leveldb.num-files-at-level0") or 0) >= CONGESTED_FILES
         finally:
             self._gate.leave()
 
