@@ -30,7 +30,7 @@ GIVE_UP_S = 30.0
 QUEUE_MAX = 1024
 LEASE_S = 60.0
 TRIES_MAX = 40
-"""Ticks for which a chunk is tried again when its connection does not take it."""
+"""How often a chunk is tried when its connection does not take it, once a tick."""
 
 
 class Fetch:
@@ -225,6 +225,7 @@ class ChunkServer:
         self._leases.pop(place).snapshots.release(place[1])
 
     def _send(self) -> None:
+        blocked: list[_Parcel] = []
         while self._queue and self._allowance > 0:
             parcel = self._queue.popleft()
             node_id, group_id, generation, number = parcel.wanted
@@ -238,13 +239,15 @@ class ChunkServer:
             elif parcel.tries < TRIES_MAX:
                 # The connection is being made, or its queue is full: the rest waits, too, to stay in order.
                 parcel.tries += 1
-                self._queue.appendleft(parcel)
-                self._queue.extend(self._take_parcels_of(node_id))
-                return
+                blocked += [parcel, *self._take_parcels_of(node_id)]
+                continue
+            else:  # what follows is of no use without it, and all of it will be asked for again
+                self._queued.difference_update([each.wanted for each in self._take_parcels_of(node_id)])
             self._queued.discard(parcel.wanted)
+        self._queue.extend(blocked)
 
     def _take_parcels_of(self, node_id: str) -> list[_Parcel]:
-        """Take out what waits for a node, so that it can go to the end and others are served meanwhile."""
+        """Take out what waits for a node; others are served meanwhile."""
         theirs = [parcel for parcel in self._queue if parcel.wanted.node_id == node_id]
         self._queue = deque([parcel for parcel in self._queue if parcel.wanted.node_id != node_id])
         return theirs
