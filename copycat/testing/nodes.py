@@ -139,9 +139,12 @@ class ListCopy:
         self._thread.start()
 
     def wait(self, count: int, patience_s: float = PATIENCE_S) -> list[bytes]:
-        """The items, once there are so many."""
+        """The items, once there are so many. Patience ends when nothing has come for so long."""
+        came = -1
         with self._changed:
-            self._changed.wait_for(lambda: len(self.items) >= count or self.failure is not None, patience_s)
+            while len(self.items) < count and self.failure is None and came != len(self.items):
+                came = len(self.items)
+                self._changed.wait_for(lambda: len(self.items) != came or self.failure is not None, patience_s)
         assert self.failure is None, repr(self.failure)
         assert len(self.items) >= count, f"{len(self.items)} of {count} items came"
         return self.items
