@@ -11,7 +11,7 @@ from copycat import sessions
 from copycat.channels.commit import CommitChannel, SnapshotProvider
 from copycat.channels.error import ErrorChannel
 from copycat.channels.propose import ProposeChannel
-from copycat.errors import Closed, CopyCatError, GroupUnavailable, NodeFailure
+from copycat.errors import Closed, CopyCatError, GroupUnavailable
 from copycat.feed import Feed
 from copycat.founding import PATIENCE, Wish
 from copycat.group import Group
@@ -144,8 +144,6 @@ class Consumer:
             self.group.detach(self.proposer, self.feed)
         self.group = None
         self.proposer.end(reason)
-        if isinstance(reason, NodeFailure):
-            self.errors.push(reason)
         self.commits.end(reason)
         self.errors.end(reason)
         if self.opened is not None:

@@ -175,6 +175,11 @@ class Engine:
             for durable in write.durable:
                 durable()
 
+    def disk_congested(self) -> bool:
+        """Whether bulk should wait, because the storage says that everybody would have to otherwise."""
+        congested = getattr(self.storage, "congested", None)
+        return congested is not None and bool(congested())
+
     def write_age(self) -> float:
         """For how many seconds the oldest write that is not done has been waiting; 0 if there is none."""
         return self.now - self._under_way[0].taken_at if self._under_way else 0.0
@@ -329,3 +334,6 @@ class Engine:
 
     def changed_members(self, group: Group) -> None:
         self.stewardship.changed_members(group)
+
+    def reached_cap(self, group: Group) -> None:
+        self.stewardship.watch_log(group)

@@ -73,6 +73,9 @@ class Host(Protocol):
 
     def send_bulk(self, node_id: str, message: object) -> bool: ...
 
+    def disk_congested(self) -> bool:
+        """Whether bulk should wait with its writes."""
+
     def touch(self, group: Group) -> None:
         """Look at ``group`` before the turn ends."""
 
@@ -84,6 +87,9 @@ class Host(Protocol):
 
     def changed_members(self, group: Group) -> None:
         """The configuration of ``group`` changed; or this replica is no longer in it."""
+
+    def reached_cap(self, group: Group) -> None:
+        """The log of ``group``, which this replica leads, is as long as it may be."""
 
 
 class Group:
@@ -161,7 +167,7 @@ class Group:
 
     def step_proposal(self, message: Message) -> None:
         """A follower forwarded proposals. What can't be taken now is dropped: its proposer repeats it."""
-        if self.log_full:
+        if self._is_full():
             return
         try:
             self.raft.step(message)
@@ -183,13 +189,18 @@ class Group:
 
     def propose(self, data: bytes) -> bool:
         """Hand an entry's data to Raft; False if it can't take it now."""
-        if self.log_full or self.ended or not self.raft.lead:
+        if self.ended or not self.raft.lead or self._is_full():
             return False
         try:
             self.raft.propose(data)
         except ProposalDropped:
             return False
         return True
+
+    def _is_full(self) -> bool:
+        if not self.log_full and self.store.log_bytes >= self.host.config.log_bytes_max and self.leads:
+            self.host.reached_cap(self)
+        return self.log_full
 
     def propose_change(self, change: ConfChange) -> bool:
         try:

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from copycat.codec import unpack_record
+from copycat.entrycache import CacheBudget
 from copycat.errors import CodecError
 from copycat.genesis import Genesis
 from copycat.group import Group
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES_PER_GROUP = 16 << 20
+CACHE_BYTES_PER_GROUP_MAX = 16 << 20
+"""Entries of one group that are kept in memory, so that a busy one leaves some of ``log_cache_bytes`` to others."""
 GARBAGE_KEYS_PER_TICK = 2048
 
 
@@ -36,6 +38,7 @@ class Hosting:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.groups: dict[bytes, Group] = {}
+        self.cache = CacheBudget(engine.config.log_cache_bytes, CACHE_BYTES_PER_GROUP_MAX)
         self.buried: dict[bytes, tuple[int, ...]] = {}
         self._ruins: dict[bytes, ReplicaStore] = {}
         self._asked: set[tuple[bytes, int]] = set()
@@ -47,7 +50,7 @@ class Hosting:
         """Bring back every replica that the disk holds."""
         for group_id, record in self._engine.store.replicas():
             self.buried[group_id] = (*record.retired, record.raft_id) if record.destroyed else record.retired
-            store = ReplicaStore.load(self._engine.storage, group_id, CACHE_BYTES_PER_GROUP)
+            store = ReplicaStore.load(self._engine.storage, group_id, self.cache)
             if store.destroyed:
                 self._ruins[group_id] = store
             else:
@@ -68,7 +71,7 @@ class Hosting:
         conf_state = ConfState(voters=tuple(sorted(raft_id for raft_id, _ in founders)))
         record = ReplicaRecord(raft_id, genesis, conf_state)
         batch = self._engine.stage(True, _nothing)
-        store = ReplicaStore.create(self._engine.storage, group_id, record, batch, CACHE_BYTES_PER_GROUP)
+        store = ReplicaStore.create(self._engine.storage, group_id, record, batch, self.cache)
         if ruin is not None:
             store.snapshots.succeed(ruin.snapshots)
             del self._ruins[group_id]

@@ -128,6 +128,9 @@ class Storage(Protocol):
     :meth:`write` is called by one thread at a time; reads may run in other threads meanwhile and see each batch whole
     or not at all. A failed read or write raises :class:`~copycat.errors.StorageFailed` (or ``StorageCorrupt`` where the
     engine itself notices a broken block), and the node stops: no state is guessed.
+
+    A storage that sorts what it was given in the background may have a method ``congested() -> bool`` beside these: whether it
+    is so far behind that bulk (snapshots) should wait, before everybody has to. It is called often, and never waits.
     """
 
     def open(self, data_dir: Path) -> None:

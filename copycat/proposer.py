@@ -47,7 +47,7 @@ class Phase(enum.Enum):
 class Batch:
     """Proposals under way; ``first`` counts within the session, ``size`` in bytes of proposals.
 
-    ``taken``: Raft took it at least once, under this session or an earlier one.
+    ``taken``: Raft took it at least once under the present session, so it may be in the log.
     """
 
     first: int
@@ -219,6 +219,8 @@ class Proposer:
             return
         self.phase = Phase.UNOPENED
         self.session = self._new_session()
+        for batch in self._in_flight:
+            batch.taken = False  # what the log may hold of it counts for nothing behind the session's end
         self._close_tried = False
         self._resending = False
         self.retry_now()

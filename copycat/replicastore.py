@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from copycat import keys
-from copycat.entrycache import EntryCache
+from copycat.entrycache import CacheBudget, EntryCache
 from copycat.errors import StorageCorrupt
 from copycat.indexranges import IndexRanges
 from copycat.keys import ReplicaKeys, index_of_entry_key
@@ -46,6 +46,7 @@ from copycat.records import (
 from copycat.snapshotslots import SnapshotSlots
 
 CACHE_BYTES_MAX = 1 << 20
+"""Of a log that is given no share of a node's cache."""
 
 
 class ReplicaStore:
@@ -66,7 +67,7 @@ class ReplicaStore:
         "snapshots",
     )
 
-    def __init__(self, storage: Storage, group_id: bytes, record: ReplicaRecord, cache_bytes_max: int) -> None:
+    def __init__(self, storage: Storage, group_id: bytes, record: ReplicaRecord, cache: CacheBudget | None) -> None:
         self.group_id = group_id
         self.record = record
         self.destroyed = record.destroyed
@@ -75,7 +76,7 @@ class ReplicaStore:
         self._completions = Completions()
         self._hard_state = HardState()
         self._index = LogIndex(0, 0)
-        self._cache = EntryCache(cache_bytes_max)
+        self._cache = EntryCache(cache or CacheBudget(CACHE_BYTES_MAX))
         self._staged = LogState()  # as it will be when all that was staged is durable
         self._waste = IndexRanges()  # entries outside the staged log that may lie on disk
         self.snapshots = SnapshotSlots(storage, self._keys, self._completions)
@@ -87,7 +88,7 @@ class ReplicaStore:
         group_id: bytes,
         record: ReplicaRecord,
         batch: WriteBatch,
-        cache_bytes_max: int = CACHE_BYTES_MAX,
+        cache: CacheBudget | None = None,
     ) -> ReplicaStore:
         """Stage a new replica with an empty log, and return its store at once.
 
@@ -104,7 +105,7 @@ class ReplicaStore:
             if record.raft_id in retired:
                 raise ValueError(f"raft id {record.raft_id} of group {group_id.hex()} was used before on this node")
             record = replace(record, retired=retired)
-        store = cls(storage, group_id, record, cache_bytes_max)
+        store = cls(storage, group_id, record, cache)
         store._find_waste()
         store.snapshots.load()
         batch.put(keys_.replica, seal_record(keys_.replica, record))
@@ -112,7 +113,7 @@ class ReplicaStore:
         return store
 
     @classmethod
-    def load(cls, storage: Storage, group_id: bytes, cache_bytes_max: int = CACHE_BYTES_MAX) -> ReplicaStore:
+    def load(cls, storage: Storage, group_id: bytes, cache: CacheBudget | None = None) -> ReplicaStore:
         """Read what a restart left; every entry is checked. With ``destroyed`` set only its waste is left.
 
         Raises :class:`~copycat.errors.StorageCorrupt` for a damaged or missing record, with its key.
@@ -121,7 +122,7 @@ class ReplicaStore:
         value = storage.get(key)
         if value is None:
             raise missing(key, "the record of a replica")
-        store = cls(storage, group_id, unseal_record(key, value, ReplicaRecord), cache_bytes_max)
+        store = cls(storage, group_id, unseal_record(key, value, ReplicaRecord), cache)
         if store.destroyed:
             store._completions.end()
         else:

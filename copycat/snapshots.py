@@ -12,6 +12,7 @@ are whole and on this node's disk.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ class SnapshotDesk:
         self._fetch: Fetch | None = None
         self._for_raft: Message | None = None
         self._sending: dict[int, tuple[int, float]] = {}
+        self._held_back: list[Making] = []
+        """Once for each chunk that may come when the disk is less busy; at most as many as may be on their way."""
         self._ticks = 0
         self._asked = 0
         self.ended = False
@@ -116,8 +119,15 @@ class SnapshotDesk:
         if making.refused or not self._begun(making):
             return
         assert making.generation is not None
-        batch = self._group.host.stage(True, making.room.release)
+        batch = self._group.host.stage(True, lambda: self._make_room(making))
         self._store.snapshots.stage_chunk(batch, making.generation, number, data)
+
+    def _make_room(self, making: Making) -> None:
+        """One chunk is on the disk: the next one may come, unless the disk has enough to do; then with a later tick."""
+        if self._group.host.disk_congested():
+            self._held_back.append(making)
+        else:
+            making.room.release()
 
     def _begun(self, making: Making) -> bool:
         """Whether this is the snapshot that is being made, which the first that asks becomes."""
@@ -222,8 +232,11 @@ class SnapshotDesk:
 
     def _load(self, meta: SnapshotMeta) -> bytes:
         """On the consumer's thread. What can't be read any more stops the node."""
+        whole = io.BytesIO()  # joining an iterator would hold all chunks a second time
         try:
-            return b"".join(self._store.snapshots.chunks(meta))
+            for chunk in self._store.snapshots.chunks(meta):
+                whole.write(chunk)
+            return whole.getvalue()
         except NodeFailure as error:
             failure = error
 
@@ -279,7 +292,7 @@ class SnapshotDesk:
             return
         self._fetch = None
         if meta.index <= self._newest() or meta.index > self._group.sequencer.index:
-            batch = self._group.host.stage(False, lambda: self._store.complete(abandoned))
+            batch = self._group.host.stage(True, lambda: self._store.complete(abandoned))
             abandoned = self._store.snapshots.stage_receive_abandoned(batch)
             return
 
@@ -305,7 +318,11 @@ class SnapshotDesk:
     def _fetch_failed(self, fetch: Fetch) -> None:
         self._fetch = None
         message, self._for_raft = self._for_raft, None
-        log.warning("could not fetch a snapshot", extra={"group": self._group.id.hex(), "node_id": fetch.node_id})
+        log.warning(
+            "could not fetch a snapshot: %s",
+            fetch.failed,
+            extra={"group": self._group.id.hex(), "node_id": fetch.node_id, "index": fetch.meta.index},
+        )
         if message is not None:
             self._group.host.send(fetch.node_id, SnapshotFailed(self._group.id, self._group.raft_id))
 
@@ -350,6 +367,10 @@ class SnapshotDesk:
             self._remind(feed)
         if self._fetch is not None:
             self._fetch.tick()
+        if self._held_back and not self._group.host.disk_congested():
+            for making in self._held_back:
+                making.room.release()
+            self._held_back.clear()
         for raft_id in [raft_id for raft_id, (_, until) in self._sending.items() if now > until]:
             del self._sending[raft_id]
             self._group.raft.report_snapshot(raft_id, False)
@@ -392,7 +413,8 @@ class SnapshotDesk:
                 target = index
         if target < first:
             return
-        batch = self._group.host.stage(False, lambda: self._store.complete(pending))
+        # Synced: what it frees is deleted later without a sync, and a power failure must not take this and leave that.
+        batch = self._group.host.stage(True, lambda: self._store.complete(pending))
         pending = self._store.stage_compaction(batch, target)
         self._group.forget_conf_states(target)
 

@@ -70,8 +70,8 @@ LOG_FULL_CLEARS_AT = 0.9
 CAUGHT_UP_ENTRIES = 8
 NOT_REPLICATING = -(1 << 62)
 """Stands for the match of a replica whose log does not join the leader's yet: it has not caught up, however short that is."""
-LOG_FULL_LEASE_S = 3.0
-"""The leader's word that the log is full holds so long; it repeats it, so a lost word is no harm."""
+LOG_FULL_LEASE_CHECKS = 6
+"""The leader's word that the log is full holds for so many of its checks; each repeats it, so a lost word is no harm."""
 
 
 class Stewardship:
@@ -115,7 +115,7 @@ class Stewardship:
             self._set_log_full(group, 0.0)
         if group.leads:
             self._dismiss(group)
-            self._watch_log(group)
+            self.watch_log(group)
             self._expire_sessions(group)
             if self._ticks - self._seen_at >= CHECK_EVERY_TICKS:
                 self._seen, self._seen_at = self.nodes(), self._ticks
@@ -399,7 +399,8 @@ class Stewardship:
                 group.propose(sessions.pack_expire(name))
                 self._engine.touch(group)
 
-    def _watch_log(self, group: Group) -> None:
+    def watch_log(self, group: Group) -> None:
+        """Refuse proposals while the log is at its cap; only a leader does."""
         cap = self._engine.config.log_bytes_max
         full = group.store.log_bytes >= (cap * LOG_FULL_CLEARS_AT if group.log_full else cap)
         if not full and not group.log_full:
@@ -413,7 +414,8 @@ class Stewardship:
     def _on_log_full(self, sender: str, notice: LogFullNotice) -> None:
         group = self._engine.hosting.groups.get(notice.group)
         if group is not None and group.node_of(group.leader) == sender:
-            self._set_log_full(group, self._engine.now + LOG_FULL_LEASE_S if notice.full else 0.0)
+            lease_s = LOG_FULL_LEASE_CHECKS * CHECK_EVERY_TICKS * self._engine.config.tick_ms / 1000
+            self._set_log_full(group, self._engine.now + lease_s if notice.full else 0.0)
 
     def _set_log_full(self, group: Group, until: float) -> None:
         """Proposers are refused until then, unless the leader says so again; 0: no longer."""

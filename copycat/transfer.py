@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from copycat import codec
@@ -30,7 +30,7 @@ GIVE_UP_S = 30.0
 QUEUE_MAX = 1024
 LEASE_S = 60.0
 TRIES_MAX = 40
-"""Ticks for which a chunk is tried again when its connection does not take it."""
+"""How often a chunk is tried when its connection does not take it, once a tick."""
 
 
 class Fetch:
@@ -40,9 +40,12 @@ class Fetch:
         self._group = group
         self.node_id = node_id
         self.meta = meta
-        self.failed = False
+        self.failed = ""
+        """Why it came to nothing."""
         self._progress_at = group.host.now
         self._asked_at = group.host.now
+        self._held_back = False
+        """More could be asked for, but the disk has enough to do; the next tick looks again."""
         snapshots = group.store.snapshots
         source = codec.pack([node_id, meta.index, meta.term, meta.size, meta.checksum, meta.generation])
         state = snapshots.staged_receiving()
@@ -86,9 +89,7 @@ class Fetch:
             self._staged == self.meta.chunk_count
             and (self._size != self.meta.size or self._checksum != self.meta.checksum)
         ):
-            log.error("a snapshot's checksum is wrong", extra={"group": self._group.id.hex(), "node_id": self.node_id})
-            self.failed = True
-            self._group.host.touch(self._group)
+            self._fail("its checksum is wrong")
             return
         store = self._group.store
 
@@ -104,19 +105,25 @@ class Fetch:
 
     def replaced(self) -> None:
         """Another transfer takes its place."""
-        self.failed = True
+        self.failed = "another took its place"
 
     def gone(self) -> None:
         """The sender no longer has it."""
-        self.failed = True
+        self._fail("its sender no longer has it")
+
+    def _fail(self, why: str) -> None:
+        self.failed = why
         self._group.host.touch(self._group)
 
     def tick(self) -> None:
         now = self._group.host.now
+        if self._held_back:
+            self._progress_at = now  # it is this node that makes the sender wait
+            self._ask()
         if self.done or self.failed:
             self._group.host.touch(self._group)
         elif now - self._progress_at > GIVE_UP_S:
-            self.gone()
+            self._fail("nothing comes any more")
         elif now - max(self._progress_at, self._asked_at) > ASK_AGAIN_S:
             self._asked = self._staged
             self._ask()
@@ -125,7 +132,8 @@ class Fetch:
         if self.failed:
             return
         stop = min(self.meta.chunk_count, self._durable + WINDOW_CHUNKS)
-        if stop > self._asked:
+        self._held_back = stop > self._asked and self._group.host.disk_congested()
+        if stop > self._asked and not self._held_back:
             ask = ChunkAsk(self._group.id, self.meta.generation, self._asked, stop - self._asked)
             self._group.host.send(self.node_id, ask)
             self._asked = stop
@@ -143,12 +151,18 @@ class _Lease:
     until: float
 
 
-@dataclass(slots=True)
-class _Parcel:
+class _Wanted(NamedTuple):
+    """One chunk, and who wants it."""
+
     node_id: str
     group_id: bytes
     generation: int
     number: int
+
+
+@dataclass(slots=True)
+class _Parcel:
+    wanted: _Wanted
     tries: int = 0
 
 
@@ -158,17 +172,17 @@ class ChunkServer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queue: deque[_Parcel] = deque()
+        self._queued: set[_Wanted] = set()
         self._leases: dict[tuple[bytes, int], _Lease] = {}
-        self._per_tick = max(
-            engine.config.snapshot_chunk_bytes, engine.config.snapshot_bytes_per_s * engine.config.tick_ms // 1000
-        )
+        self._per_tick = max(1, engine.config.snapshot_bytes_per_s * engine.config.tick_ms // 1000)
         self._allowance = self._per_tick
+        """Bytes that may be sent before the next tick. A chunk that is larger runs it into debt, which later ticks pay."""
         engine.handlers[ChunkAsk] = self._on_ask
         engine.handlers[Chunk] = self._on_chunk
         engine.handlers[ChunkGone] = self._on_gone
 
     def tick(self) -> None:
-        self._allowance = self._per_tick
+        self._allowance = min(self._allowance + self._per_tick, self._per_tick)
         self._send()
         now = self._engine.now
         for place, lease in list(self._leases.items()):
@@ -184,8 +198,11 @@ class ChunkServer:
         lease.until = self._engine.now + LEASE_S
         group.snapshots.still_sending(sender)
         for number in range(max(0, ask.first), min(ask.first + min(ask.count, WINDOW_CHUNKS), lease.chunk_count)):
-            if len(self._queue) < QUEUE_MAX:
-                self._queue.append(_Parcel(sender, ask.group, ask.generation, number))
+            wanted = _Wanted(sender, ask.group, ask.generation, number)
+            # Whoever waits long, because of the rate, asks again: once is enough.
+            if len(self._queue) < QUEUE_MAX and wanted not in self._queued:
+                self._queued.add(wanted)
+                self._queue.append(_Parcel(wanted))
         self._send()
 
     def _lease(self, group: Group, generation: int) -> _Lease | None:
@@ -208,26 +225,31 @@ class ChunkServer:
         self._leases.pop(place).snapshots.release(place[1])
 
     def _send(self) -> None:
+        blocked: list[_Parcel] = []
         while self._queue and self._allowance > 0:
             parcel = self._queue.popleft()
-            lease = self._leases.get((parcel.group_id, parcel.generation))
-            if lease is None or parcel.group_id not in self._engine.hosting.groups:
+            node_id, group_id, generation, number = parcel.wanted
+            lease = self._leases.get((group_id, generation))
+            if lease is None or group_id not in self._engine.hosting.groups:
+                self._queued.discard(parcel.wanted)
                 continue
-            data = lease.snapshots.read_chunk(parcel.generation, parcel.number)
-            chunk = Chunk(parcel.group_id, parcel.generation, parcel.number, crc32(data), data)
-            if self._engine.send_bulk(parcel.node_id, chunk):
+            data = lease.snapshots.read_chunk(generation, number)
+            if self._engine.send_bulk(node_id, Chunk(group_id, generation, number, crc32(data), data)):
                 self._allowance -= len(data)
             elif parcel.tries < TRIES_MAX:
                 # The connection is being made, or its queue is full: the rest waits, too, to stay in order.
                 parcel.tries += 1
-                self._queue.appendleft(parcel)
-                self._queue.extend(self._take_parcels_of(parcel.node_id))
-                return
+                blocked += [parcel, *self._take_parcels_of(node_id)]
+                continue
+            else:  # what follows is of no use without it, and all of it will be asked for again
+                self._queued.difference_update([each.wanted for each in self._take_parcels_of(node_id)])
+            self._queued.discard(parcel.wanted)
+        self._queue.extend(blocked)
 
     def _take_parcels_of(self, node_id: str) -> list[_Parcel]:
-        """Take out what waits for a node, so that it can go to the end and others are served meanwhile."""
-        theirs = [parcel for parcel in self._queue if parcel.node_id == node_id]
-        self._queue = deque([parcel for parcel in self._queue if parcel.node_id != node_id])
+        """Take out what waits for a node; others are served meanwhile."""
+        theirs = [parcel for parcel in self._queue if parcel.wanted.node_id == node_id]
+        self._queue = deque([parcel for parcel in self._queue if parcel.wanted.node_id != node_id])
         return theirs
 
     def _on_chunk(self, sender: str, chunk: Chunk) -> None:

@@ -1,9 +1,11 @@
 """LevelDB (through plyvel) as a storage: one database in ``data_dir/db``.
 
-What it relies on LevelDB for: a batch is one checksummed record of its log, so a crash leaves it whole or absent, and a
-synced write makes every earlier one durable too. What it adds: the directory is ours alone (:mod:`copycat.storage.directory`),
-no call reaches a database that is closed or being closed (in C++ that is a crash, not an exception), and after a failed
-write nothing more is written, because LevelDB's log then ends in a place nobody knows.
+What it relies on LevelDB for: a batch is one checksummed record of its log, so a crash leaves it whole or absent, and what was
+synced stays. (Of what was not, a power failure may take an earlier batch and leave a later one: LevelDB does not sync a log
+that it has finished with.) What it adds: the directory is ours alone (:mod:`copycat.storage.directory`),
+no call reaches a database that is closed or being closed (in C++ that is a crash, not an exception), after a failed
+write nothing more is written, because LevelDB's log then ends in a place nobody knows, and a log that lost its end after that
+was synced is noticed (:mod:`copycat.storage.watermark`).
 
 It knows nothing of what the keys mean, and never repairs: a database that can't be read is reported, not emptied.
 """
@@ -22,18 +24,19 @@ import plyvel
 from copycat.errors import CopyCatError, StorageCorrupt, StorageFailed
 from copycat.ports import WriteBatch
 from copycat.storage import directory
+from copycat.storage.watermark import NUMBER_KEY, Watermark, pack_number, unpack_number
 
 DATABASE = "db"
 
-WRITE_BUFFER_BYTES = 32 << 20
-"""Log entries are mostly deleted by compaction soon after they were written. The larger the buffer, the more of them die in it
-and are never sorted into files; but at most twice this is replayed when the database opens."""
+WRITE_BUFFER_BYTES = 16 << 20
+"""At most twice this is in memory, and is replayed when the database opens. Large, because each time it is full everything in it
+is sorted into files, and log entries may have been compacted away by then."""
 
-FILE_BYTES = 8 << 20
-"""Larger than LevelDB's 2 MiB, so that the files of some GiB of snapshots fit in its table of open files."""
-
-OPEN_FILES_MAX = 512
-"""File descriptors are shared with the sockets of the process, and the usual limit is 1,024."""
+FILE_BYTES = 4 << 20
+OPEN_FILES_MAX = 74
+"""LevelDB maps the files that it has open (64 of these, the least that it takes), and what it has read of them counts as the
+process' memory. So these two bound how much that is, however large the database: to read or compact snapshots of some GiB
+takes no more. A file is opened again in some microseconds."""
 
 BLOCK_CACHE_BYTES = 16 << 20
 """A follower that catches up reads ahead in pieces smaller than what lies in a block; each block is read once."""
@@ -41,6 +44,9 @@ BLOCK_CACHE_BYTES = 16 << 20
 SCAN_ITEMS = 256
 SCAN_BYTES = 64 << 10
 """A scan reads this much ahead at most (or one pair), so that holding the database costs once per piece."""
+
+CONGESTED_FILES = 6
+"""Files at level 0, of the 12 at which LevelDB stops all writes until it has merged them; it begins to merge at 4."""
 
 CLOSE_WAIT_S = 10.0
 """How long :meth:`LevelDBStorage.close` waits for calls of other threads to come back."""
@@ -51,22 +57,34 @@ _FOREIGN_ERRORS = (plyvel.Error, OSError, RuntimeError)  # RuntimeError is plyve
 class LevelDBStorage:
     """See :class:`copycat.ports.Storage`. Any thread may call anything; writes are the caller's to put in one order."""
 
-    __slots__ = ("_claim", "_data_dir", "_database", "_gate", "_write_failure")
+    __slots__ = ("_claim", "_data_dir", "_database", "_gate", "_number", "_watermark", "_write_failure")
 
     def __init__(self) -> None:
         self._gate = _Gate()
         self._database: Any = None
         self._claim: directory.Claim | None = None
         self._data_dir = Path()
+        self._number = 0
+        self._watermark: Watermark | None = None
         self._write_failure: str | None = None
 
     def open(self, data_dir: Path) -> None:
         claim = directory.claim(data_dir, "leveldb")  # refuses an instance that is already open, too
+        watermark = database = None
         try:
-            self._database = _open_database(data_dir)
+            watermark = Watermark(data_dir)
+            database = _open_database(data_dir)
+            self._number = _last_write(database, data_dir)
+            watermark.check(self._number)
         except BaseException:
+            if database is not None:
+                database.close()
+            if watermark is not None:
+                watermark.close()
             claim.release()
             raise
+        self._database = database
+        self._watermark = watermark
         self._claim = claim
         self._data_dir = data_dir
         self._write_failure = None
@@ -84,14 +102,34 @@ class LevelDBStorage:
                     delete(key)
                 else:
                     put(key, value)
+            number = self._number + 1
+            put(NUMBER_KEY, pack_number(number))
             pending.write()
+            self._number = number
+            if sync:
+                assert self._watermark is not None
+                self._watermark.raise_to(number)
         except _FOREIGN_ERRORS as error:
             self._write_failure = str(error)
             raise _translated("write to", self._data_dir, error) from error
+        except StorageFailed as error:
+            self._write_failure = self._write_failure or str(error)
+            raise
+        finally:
+            self._gate.leave()
+
+    def congested(self) -> bool:
+        """Whether so much waits to be merged that a little more would make every write wait."""
+        if not self._gate.enter_if_open():
+            return False
+        try:
+            return int(self._database.get_property(b"leveldb.num-files-at-level0") or 0) >= CONGESTED_FILES
         finally:
             self._gate.leave()
 
     def get(self, key: bytes) -> bytes | None:
+        if key == NUMBER_KEY:
+            return None
         self._gate.enter()
         try:
             value: bytes | None = self._database.get(key, verify_checksums=True)
@@ -106,6 +144,7 @@ class LevelDBStorage:
         try:
             if start >= stop:
                 return iter(())
+            hides = start <= NUMBER_KEY < stop
             # LevelDB fixes what an iterator sees when it is made: that is the isolation the port asks for.
             iterator = self._database.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
         except _FOREIGN_ERRORS as error:
@@ -113,7 +152,8 @@ class LevelDBStorage:
         finally:
             self._gate.leave()
         pieces = self._pieces(iterator)
-        return chain(next(pieces), chain.from_iterable(pieces))
+        pairs = chain(next(pieces), chain.from_iterable(pieces))
+        return (pair for pair in pairs if pair[0] != NUMBER_KEY) if hides else pairs
 
     def _pieces(self, iterator: Any) -> Iterator[list[tuple[bytes, bytes]]]:
         """What is left of ``iterator``, in pieces; the last one may be empty, and there is always a first."""
@@ -142,6 +182,7 @@ class LevelDBStorage:
                 "later close, or the end of the process"
             )
         database, self._database = self._database, None
+        watermark, self._watermark = self._watermark, None
         claim, self._claim = self._claim, None
         try:
             if database is not None:
@@ -149,6 +190,8 @@ class LevelDBStorage:
         except _FOREIGN_ERRORS as error:
             raise _translated("close", self._data_dir, error) from error
         finally:
+            if watermark is not None:
+                watermark.close()
             if claim is not None:
                 claim.release()
 
@@ -217,6 +260,13 @@ def _open_database(data_dir: Path) -> Any:
         )
     except _FOREIGN_ERRORS as error:
         raise _translated("open", data_dir, error) from error
+
+
+def _last_write(database: Any, data_dir: Path) -> int:
+    try:
+        return unpack_number(database.get(NUMBER_KEY, verify_checksums=True))
+    except _FOREIGN_ERRORS as error:
+        raise _translated("read from", data_dir, error) from error
 
 
 def _refuse_headless(path: Path) -> None:

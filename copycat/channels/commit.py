@@ -87,8 +87,8 @@ class CommitChannel:
 
         Raises :class:`~copycat.errors.Closed` after the channel's end.
         """
-        if max_items < 1:
-            raise UsageError(f"max_items must be at least 1, not {max_items}")
+        if not isinstance(max_items, int) or max_items < 1:
+            raise UsageError(f"max_items must be a number of items, at least 1, not {max_items!r}")
         result: list[bytes | None] = []
         with self._state.condition:
             try:

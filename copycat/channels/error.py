@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from copycat.channels.waiting import Listener, Waiting, deadline_after
-from copycat.errors import Closed, CopyCatError, Timeout, UnreceivedErrors
+from copycat.errors import Closed, CopyCatError, NodeFailure, Timeout, UnreceivedErrors
 
 
 class ErrorChannel:
@@ -17,6 +17,7 @@ class ErrorChannel:
         self._errors_max = errors_max
         self._state = Waiting()
         self._closed: CopyCatError | None = None
+        self._last: CopyCatError | None = None
         self._dropped = 0
 
     def receive(self, timeout: float | None = None) -> CopyCatError:
@@ -29,6 +30,9 @@ class ErrorChannel:
                 if self._dropped:
                     dropped, self._dropped = self._dropped, 0
                     return UnreceivedErrors(f"{dropped} more errors came while nobody received them", dropped)
+                if self._last is not None:
+                    last, self._last = self._last, None
+                    return last
                 if self._closed is not None:
                     raise Closed(str(self._closed)) from self._closed
                 if not self._state.wait(deadline):
@@ -63,7 +67,9 @@ class ErrorChannel:
             self._state.notify()
 
     def end(self, reason: CopyCatError) -> None:
-        """No more will come; what is queued can still be received."""
+        """No more will come; what is queued can still be received. A failure of the node is the last of it, limit or not."""
         with self._state.condition:
+            if self._closed is None and isinstance(reason, NodeFailure):
+                self._last = reason
             self._closed = self._closed or reason
             self._state.notify()

@@ -83,6 +83,8 @@ class ProposeChannel:
 
         Raises what :meth:`send` raises; ``Full.accepted`` tells how many of them were queued, in order.
         """
+        if not isinstance(proposals, Iterable):
+            raise InvalidProposal(f"send_many takes a list of bytes, not {type(proposals).__name__}")
         items = proposals if isinstance(proposals, list) else list(proposals)
         self.check(items)
         deadline = deadline_after(timeout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -139,9 +140,12 @@ class ListCopy:
         self._thread.start()
 
     def wait(self, count: int, patience_s: float = PATIENCE_S) -> list[bytes]:
-        """The items, once there are so many."""
+        """The items, once there are so many. Patience ends when nothing has come for so long."""
+        came = -1
         with self._changed:
-            self._changed.wait_for(lambda: len(self.items) >= count or self.failure is not None, patience_s)
+            while len(self.items) < count and self.failure is None and came != len(self.items):
+                came = len(self.items)
+                self._changed.wait_for(partial(self._moved_on, came), patience_s)
         assert self.failure is None, repr(self.failure)
         assert len(self.items) >= count, f"{len(self.items)} of {count} items came"
         return self.items
@@ -155,6 +159,9 @@ class ListCopy:
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive(), "the commit channel never ended"
         assert self.failure is None, repr(self.failure)
+
+    def _moved_on(self, came: int) -> bool:
+        return len(self.items) != came or self.failure is not None
 
     def _provide(self) -> Iterator[bytes]:
         assert threading.current_thread() is self._thread, "the provider runs on the consumer's thread"

@@ -17,6 +17,7 @@ from copycat.errors import (
     OutcomeUnknown,
     PositionUnknown,
     ProposalDropped,
+    StorageFailed,
     Timeout,
     UnreceivedErrors,
 )
@@ -199,4 +200,17 @@ def test_each_error_is_handed_out_once_and_the_surplus_is_counted() -> None:
     channel.end(Closed("closed"))
     assert list(channel) == [pushed[0]]
     with pytest.raises(Closed, match="closed"):
+        channel.receive()
+
+
+def test_a_failure_of_the_node_is_told_last_and_once_however_many_errors_wait() -> None:
+    channel = ErrorChannel(1)
+    for number in range(3):
+        channel.push(OutcomeUnknown(str(number)))
+    failure = StorageFailed("the disk is gone")
+    channel.end(failure)
+    channel.end(Closed("again"))
+    kinds = [type(error) for error in channel]
+    assert kinds == [OutcomeUnknown, UnreceivedErrors, StorageFailed]
+    with pytest.raises(Closed, match="the disk is gone"):
         channel.receive()

@@ -190,6 +190,8 @@ def test_a_slow_disk_slows_its_proposers_and_bounds_what_is_in_flight(memory_clu
     with pytest.raises(errors.Full):
         copy.sub.propose.send_many([bytes(100)] * 1_000, timeout=0.05)
     assert len(copy.items) == 1, "handed out before it was synced"
+    waiting = sum(write.size for write in list(node._engine._under_way))
+    assert waiting <= 4 * 10_000, "what waits for the disk is bounded by what may be in flight"
     assert node.members(), "the node is alive meanwhile"
     slow.clear()
     gate.release(1_000)

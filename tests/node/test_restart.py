@@ -9,8 +9,6 @@ from copycat.testing.disk import Disk, FaultyStorage
 from copycat.testing.nodes import PATIENCE_S, ListCopy, NodeCluster, take, wait_until
 
 ENTRIES = 20_000
-CPU_S_MAX = 2.0
-"""Far more than it takes: a restart that reads every entry one by one, or twice, is what this finds."""
 
 
 def nothing() -> bytes:
@@ -28,8 +26,10 @@ def test_a_long_log_is_read_back_quickly_and_whole(one_cluster: NodeCluster) -> 
     group = one_cluster.group(node, replicas=1)
     sub = node.subscribe_to_data_structure(group, nothing, timeout=PATIENCE_S)
     sent = [b"%d" % number for number in range(ENTRIES)]
+    before = time.process_time()
     sub.propose.send_many(sent, PATIENCE_S)
     sub.flush(PATIENCE_S)
+    took_to_write = time.process_time() - before
     one_cluster.stop(node)
     before = time.process_time()
     again = CopyCat(config)
@@ -39,7 +39,9 @@ def test_a_long_log_is_read_back_quickly_and_whole(one_cluster: NodeCluster) -> 
     items = take(sub.commits, ENTRIES)
     took = time.process_time() - before
     assert items == sent
-    assert took < CPU_S_MAX
+    assert took < took_to_write, (
+        "to come back to a log takes less than to write it; tools/measure_restart tells how much"
+    )
 
 
 def test_sessions_that_a_crashed_life_left_are_closed_even_if_nobody_subscribes_again(

@@ -10,6 +10,7 @@ import pytest
 
 from copycat import errors, snapshots
 from copycat.node import CopyCat
+from copycat.subscription import Subscription
 from copycat.testing.nodes import PATIENCE_S, ListCopy, NodeCluster, pack_list, take, unpack_list, wait_until
 
 SMALL = {
@@ -234,6 +235,41 @@ def test_without_anybody_to_make_snapshots_the_log_is_capped_and_goes_on_when_on
         wait_until(drain, "it takes proposals again")
         wait_until(lambda items=items, drain=drain: drain() and items[-1:] == [b"goes on"], "and commits them")  # type: ignore[misc]
         sub.close()
+
+
+@pytest.mark.parametrize("proposes_on", ["leader", "follower"])
+def test_a_log_that_nobody_compacts_does_not_outgrow_its_cap_by_more_than_what_is_in_flight(
+    one_cluster: NodeCluster, proposes_on: str
+) -> None:
+    cap, in_flight = 200_000, 20_000
+    nodes = one_cluster.start(
+        3, log_bytes_max=cap, in_flight_bytes_max=in_flight, commit_queue_bytes_max=1_000, batch_bytes_max=4_000
+    )
+    group = one_cluster.group(nodes[0], replicas=3)
+    wait_until(lambda: any(node.groups()[group].role == "leader" for node in nodes), "somebody leads")
+    wanted = proposes_on == "leader"
+    writer = next(node for node in nodes if (node.groups()[group].role == "leader") is wanted)
+    sub = writer.subscribe_to_data_structure(group, lambda: b"", timeout=PATIENCE_S)
+    with pytest.raises(errors.LogFull, match="log_bytes_max"):
+        sub.propose.send_many([os.urandom(1_000)] * 10_000, PATIENCE_S)
+    assert cap <= max(map(log_bytes, nodes)) <= cap + 2 * in_flight
+    assert isinstance(next(iter(errors_at_once(sub))), errors.LogFull)
+    reader = ListCopy(nodes[0], group)
+    wait_until(
+        lambda: not any(errors_at_once(sub)), "it takes proposals again by itself, since somebody makes snapshots"
+    )
+    sub.flush(PATIENCE_S)
+    reader.sub.barrier(PATIENCE_S)
+    reader.close()
+
+
+def errors_at_once(sub: Subscription) -> list[errors.CopyCatError]:
+    """What one more proposal is told, if it is refused."""
+    try:
+        sub.propose.send(b"one more", 0)
+    except errors.Full as error:
+        return [error]
+    return []
 
 
 def test_a_wiped_directory_is_a_new_node(cluster: NodeCluster, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copycat.entrycache import ENTRY_OBJECT_BYTES, EntryCache
+from copycat.entrycache import ENTRY_OBJECT_BYTES, CacheBudget, EntryCache
 from copycat.indexranges import IndexRange, IndexRanges
 from copycat.logindex import ENTRY_OVERHEAD_BYTES, LogIndex
 from copycat.messages import Entry, EntryType
@@ -110,7 +110,7 @@ def spread(pieces: list[IndexRange]) -> list[int]:
 def test_the_cache_holds_the_newest_entries_and_counts_right(
     bytes_max: int, steps: list[tuple[int, list[int]]]
 ) -> None:
-    cache = EntryCache(bytes_max)
+    cache = EntryCache(CacheBudget(bytes_max))
     log: dict[int, Entry] = {}
     last = 20
     for term, (offset, sizes) in enumerate(steps):
@@ -130,3 +130,42 @@ def test_the_cache_holds_the_newest_entries_and_counts_right(
         if cache.first_index > first:
             dropped = log[min(cache.first_index, last + 1) - 1]
             assert sum(len(entry.data) + ENTRY_OBJECT_BYTES for entry in [dropped, *held]) > bytes_max
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.integers(0, 4000),
+    st.integers(0, 2000),
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["append", "clear", "compact"]), st.integers(0, 900))),
+)
+def test_caches_share_one_budget_and_the_idlest_gives_way_first(
+    bytes_max: int, log_bytes_max: int, steps: list[tuple[int, str, int]]
+) -> None:
+    budget = CacheBudget(bytes_max, log_bytes_max)
+    caches = [EntryCache(budget) for _ in range(4)]
+    last = [0] * 4
+    order: list[int] = []
+    for number, action, size in steps:
+        cache = caches[number]
+        before = [len(each) for each in caches]
+        if action == "append":
+            last[number] += 1
+            cache.append([Entry(1, last[number], EntryType.NORMAL, bytes(size))])
+            order = [each for each in order if each != number] + [number]
+            lost = [each for each in order[:-1] if len(caches[each]) < before[each]]
+            assert order[: len(lost)] == lost or not all(before[each] for each in order[: len(lost)])
+        elif action == "clear":
+            cache.clear()
+        elif len(cache):
+            cache.compact(cache.first_index)
+        held = [
+            sum(size_of(entry) for entry in each.entries(each.first_index, last[at] + 1)) if len(each) else 0
+            for at, each in enumerate(caches)
+        ]
+        assert budget.bytes_used == sum(held) <= bytes_max
+        assert [each.bytes_used for each in caches] == held
+        assert max(held) <= log_bytes_max
+
+
+def size_of(entry: Entry) -> int:
+    return len(entry.data) + ENTRY_OBJECT_BYTES

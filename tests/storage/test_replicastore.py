@@ -11,6 +11,7 @@ from zlib import crc32
 import pytest
 
 from copycat import keys
+from copycat.entrycache import CacheBudget
 from copycat.errors import StorageCorrupt, StorageFailed
 from copycat.keys import ReplicaKeys
 from copycat.messages import ConfState, Entry, EntryType, HardState
@@ -689,7 +690,7 @@ def test_fresh_entries_are_read_from_memory_and_old_ones_from_disk() -> None:
     reads: list[str] = []
     world.append(1, 1, 100, b"x" * 1000)
     batch = WriteBatch()
-    store = ReplicaStore.load(world.storage, GROUP, cache_bytes_max=12_000)
+    store = ReplicaStore.load(world.storage, GROUP, CacheBudget(12_000))
     pending = store.stage(batch, None, [Entry(1, index, EntryType.NORMAL, b"y" * 1000) for index in range(101, 121)])
     world.storage.write(batch, sync=True)
     store.complete(pending)

@@ -18,6 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from copycat.entrycache import CacheBudget
 from copycat.logindex import ENTRY_OVERHEAD_BYTES
 from copycat.messages import ConfState, Entry, EntryType, HardState
 from copycat.pending import Pending
@@ -77,7 +78,7 @@ class ReplicaStoreMachine(RuleBasedStateMachine):
         self.storage.open(Path("unused"))
         batch = WriteBatch()
         record = ReplicaRecord(5, b"genesis", GENESIS)
-        self.store = ReplicaStore.create(self.storage, GROUP, record, batch, cache_bytes_max)
+        self.store = ReplicaStore.create(self.storage, GROUP, record, batch, CacheBudget(cache_bytes_max))
         self.storage.write(batch, sync=True)
         self.forget_the_unwritten(Twin())
 
@@ -305,7 +306,7 @@ class ReplicaStoreMachine(RuleBasedStateMachine):
     def come_back(self, twin: Twin) -> None:
         self.storage = FaultyStorage(self.disk)
         self.storage.open(Path("unused"))
-        self.store = ReplicaStore.load(self.storage, GROUP, self.cache_bytes_max)
+        self.store = ReplicaStore.load(self.storage, GROUP, CacheBudget(self.cache_bytes_max))
         assert self.store.record == ReplicaRecord(5, b"genesis", GENESIS)
         self.forget_the_unwritten(copy.deepcopy(twin))
 
