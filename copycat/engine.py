@@ -4,7 +4,7 @@ One turn: take what arrived and what other threads posted; let every group it co
 frame to each peer; leave one write for the storage. Whoever drives the engine carries out the write, whenever and
 wherever it likes, and reports it with :meth:`Engine.written`; only then are the answers sent that depend on it.
 
-    runtime:     poll -> turn(now, frames) -> take_write() -> ... -> post(written)
+    runtime:     poll -> turn(now, frames) -> take_write() -> ... -> post(written), or at once: written -> settle()
     simulation:  the same calls, in one thread and in virtual time
 """
 
@@ -151,6 +151,13 @@ class Engine:
         if now >= self._next_tick:
             self._tick()
         self.cluster.turn()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let every group that something happened to do what there is to do, and send what they say.
+
+        A turn ends with it. Whoever carries out a turn's write at once calls it again, behind :meth:`written`.
+        """
         while self._dirty:
             _, group = self._dirty.popitem()
             group.turn()
@@ -185,9 +192,14 @@ class Engine:
         return self.now - self._under_way[0].taken_at if self._under_way else 0.0
 
     @property
+    def writes_under_way(self) -> int:
+        """How many writes were taken and are not done."""
+        return len(self._under_way)
+
+    @property
     def busy(self) -> bool:
         """Whether another turn is wanted at once."""
-        return bool(self._posts or self._dirty)
+        return bool(self._posts or self._dirty or self._write is not None)
 
     def next_deadline(self) -> float:
         """When a turn is wanted even if nothing arrives, on the clock that ``now`` comes from."""

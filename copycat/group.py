@@ -294,9 +294,12 @@ class Group:
         hard_state = None
         if message.term or message.vote or message.commit:
             hard_state = HardState(message.term, message.vote, message.commit)
-        if message.snapshot is None and not message.entries and not must_sync and not message.responses:
+        if message.snapshot is None and not message.entries and not must_sync and not self.store.outstanding:
             # Only the commit index moved. It may be stale on disk, since any leader tells it again: it waits for company.
-            self._deferred = hard_state
+            # Nor does an answer wait for it: all else that it vouches for is on disk already.
+            self._deferred = hard_state or self._deferred
+            if message.responses:
+                self._respond(message.responses)
             return
         hard_state = hard_state or self._deferred
         self._deferred = None

@@ -53,8 +53,8 @@ class Transport(Protocol):
     A frame is one to ``FRAME_PARTS_MAX`` parts, each of which may be empty; what is no frame is not sent. The parts
     that arrive are the ones that were sent, with the same boundaries.
 
-    All methods belong to one thread (the one that calls :meth:`open`), but for :meth:`wake`, which any thread may call,
-    at any time.
+    All methods are called by one thread at a time, but for :meth:`wake`, which any thread may call, at any time. It need not
+    always be the same thread: it changes with a lock in between, so that what one did the next one sees.
     """
 
     def open(self, bind_address: str, address: Address, frame_bytes_max: int) -> Address:

@@ -220,16 +220,20 @@ class ZeroMQTransport:
         return dealer
 
     def _receive_frames(self, raft: list[Inbound], bulk: list[Inbound]) -> None:
-        receive, raft_tag, bulk_tag = self._router.recv_multipart, _TAGS[Lane.RAFT], _TAGS[Lane.BULK]
+        receive, raft_tag, bulk_tag = self._router.recv, _TAGS[Lane.RAFT], _TAGS[Lane.BULK]
         frames_left, bytes_left = FRAMES_PER_POLL_MAX, BYTES_PER_POLL_MAX
         while frames_left > 0 and bytes_left > 0:
             frames_left -= 1
             try:
-                received = receive(zmq.NOBLOCK)
+                receive(zmq.NOBLOCK)  # the routing id; the rest of a message is there with its first part
             except zmq.Again:
                 return
-            tag = received[1]
-            parts = received[2:]
+            part = receive(zmq.NOBLOCK, copy=False)
+            tag = part.bytes
+            parts: list[bytes] = []
+            while part.more:  # asking the socket costs more than all the rest of receiving
+                part = receive(zmq.NOBLOCK, copy=False)
+                parts.append(part.bytes)
             if not parts:
                 bytes_left -= len(tag)
                 unpacked = unpack_parts(tag)

@@ -11,23 +11,26 @@ import tempfile
 from pathlib import Path
 
 import click
+from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
 from copycat.cli.bench_cluster import RunFailed
 from copycat.cli.bench_items import HEAD_BYTES
 from copycat.cli.bench_recovery import barrier, failover, idle, late_join, restart
-from copycat.cli.bench_scenarios import Row, Scenario, Setup, lone_client, saturation
+from copycat.cli.bench_scenarios import Row, Scenario, Setup, half_load, lone_client, saturation
 from copycat.cli.demo import tidy_exit
 from copycat.cli.worker_process import WorkerGone, WorkerRefused
 
 EXIT_FAILED = 1
 PAYLOAD_MAX = 1 << 20
 TABLE_COLUMNS = 160
+BAR_COLUMNS = 60
 DEFAULTS = Setup()
 SCENARIOS: dict[str, Scenario] = {
     "saturation": saturation,
     "lone": lone_client,
+    "half-load": half_load,
     "barrier": barrier,
     "failover": failover,
     "late-join": late_join,
@@ -82,8 +85,18 @@ SCENARIOS: dict[str, Scenario] = {
 )
 @click.option("--transport", default=DEFAULTS.transport, show_default=True, help="As in the configuration of a node.")
 @click.option("--storage", default=DEFAULTS.storage, show_default=True, help="As in the configuration of a node.")
+@click.option(
+    "--failovers",
+    type=click.IntRange(1, 1000),
+    default=DEFAULTS.failovers,
+    show_default=True,
+    help="How often the leader is killed.",
+)
+@click.option(
+    "--plot", is_flag=True, help="Print bars, too: one block for each column that several rows have in common."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, and no table.")
-def bench(scenarios: tuple[str, ...], as_json: bool, **asked: object) -> int:
+def bench(scenarios: tuple[str, ...], as_json: bool, plot: bool, **asked: object) -> int:
     """Measure three nodes on this machine: all SCENARIOS, or those that are named.
 
     Each scenario starts three processes on loopback in a temporary directory, warms them up, measures, and removes them.
@@ -107,7 +120,33 @@ def bench(scenarios: tuple[str, ...], as_json: bool, **asked: object) -> int:
         console = Console(highlight=False)
         console.width = max(console.width, TABLE_COLUMNS)
         console.print(table_of(rows))
+        if plot:
+            console.print(*bars_of(rows), sep="\n")
     return 0
+
+
+def bars_of(rows: list[Row]) -> list[Table]:
+    """A bar chart for each figure that any row has, the longest bar being the largest."""
+    charts = []
+    figures = (
+        *(
+            (unit, [row.per_second if row.unit == unit else None for row in rows])
+            for unit in {row.unit: 0 for row in rows}
+        ),
+        ("p50 ms", [row.p50_ms for row in rows]),
+        ("p99 ms", [row.p99_ms for row in rows]),
+        ("CPU µs/commit", [row.cpu_us_per_commit for row in rows]),
+    )
+    for title, values in figures:
+        known = [(row.scenario, value) for row, value in zip(rows, values, strict=True) if value is not None]
+        if not known:
+            continue
+        chart = Table(title=f"\n{title}", title_justify="left", box=None, show_header=False, pad_edge=False)
+        longest = max(value for _, value in known) or 1.0
+        for name, value in known:
+            chart.add_row(name, Bar(longest, 0, value, width=BAR_COLUMNS), f"{value:,.2f}")
+        charts.append(chart)
+    return charts
 
 
 def table_of(rows: list[Row]) -> Table:

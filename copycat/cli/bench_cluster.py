@@ -136,6 +136,10 @@ class BenchCluster:
                 known = False
         return Usage(now, cpu_s, written if known else None, handed)
 
+    def memory_bytes(self) -> int:
+        """Of the process that has most, now."""
+        return max(int(answer["bytes"]) for answer in self.of_all("memory"))
+
     def peak_memory_bytes(self) -> int:
         """Of the process that had most."""
         return max(int(answer["bytes"]) for answer in self.of_all("peak_memory"))

@@ -11,7 +11,6 @@ from copycat.cli.bench_scenarios import BURST, DEADLINE_S, WARM_UP_S, Row, Setup
 from copycat.cli.local_cluster import Deadline
 
 BARRIER_THREADS = 16
-FAILOVERS = 5
 SNAPSHOT_BYTES = 256 << 20
 JOINED_LOG_BYTES = 4096
 JOINED_PAYLOAD_BYTES = 16
@@ -49,8 +48,9 @@ def barrier(setup: Setup, directory: Path) -> Row:
     return row
 
 
-def failover(setup: Setup, directory: Path, times: int = FAILOVERS) -> Row:
+def failover(setup: Setup, directory: Path) -> Row:
     """SIGKILL of the leader: until a proposal that is sent at that moment, on another node, is committed."""
+    times = setup.failovers
     with BenchCluster(directory, Deadline(DEADLINE_S + 20.0 * times), **setup.overrides()) as cluster:
         cluster.start()
         sent = dict.fromkeys(range(NODES), 0)

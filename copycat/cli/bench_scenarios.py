@@ -15,6 +15,9 @@ WARM_UP_S = 1.0
 BURST = 1000
 """Proposals per call of ``send_many``."""
 DEADLINE_S = 120.0
+SATURATED_S_MAX = 5.0
+"""For how long the most that the cluster carries is measured, where a share of it is wanted."""
+MEMORY_SAMPLES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Setup:
     seconds: float = 5.0
     transport: str = "zeromq"
     storage: str = "leveldb"
+    failovers: int = 20
 
     def overrides(self) -> dict[str, Any]:
         """Fields of the nodes' configuration."""
@@ -52,6 +56,7 @@ class Row:
     cpu_us_per_commit: float | None = None
     written_bytes_per_commit: float | None = None
     peak_mib: float | None = None
+    longest_pause_ms: float | None = None
     note: str = ""
     setup: dict[str, Any] = field(default_factory=dict)
 
@@ -123,6 +128,52 @@ def lone_client(setup: Setup, directory: Path) -> Row:
         row.peak_mib = cluster.peak_memory_bytes() / (1 << 20)
         cluster.close()
     return row
+
+
+def half_load(setup: Setup, directory: Path) -> Row:
+    """A steady half of what the cluster carries at most: latency, pauses, and whether memory stays flat.
+
+    From when a burst is due, every two milliseconds, until the node that proposes it was handed all of it. Snapshots are made and
+    the log is compacted meanwhile, so with many seconds this is a soak.
+    """
+    with BenchCluster(directory, Deadline(DEADLINE_S + 2 * setup.seconds), **setup.overrides()) as cluster:
+        cluster.start()
+        led = cluster.led_by()
+        leader = next(index for index in range(NODES) if led[index])
+        burst = max(1, min(BURST, setup.in_flight // 4))
+        cluster.ask(leader, "propose", groups=[0], proposer=leader, payload=setup.payload, burst=burst)
+        time.sleep(WARM_UP_S)
+        full = _rate_over(cluster, min(setup.seconds, SATURATED_S_MAX))
+        cluster.ask(leader, "stop", timeout=cluster.deadline.remaining())
+        pacing = {"group": 0, "proposer": leader, "payload": setup.payload, "per_second": full / 2}
+        cluster.ask(leader, "pace", **pacing)
+        before = cluster.usage()
+        memory = []
+        for _ in range(MEMORY_SAMPLES):
+            time.sleep(setup.seconds / MEMORY_SAMPLES)
+            memory.append(cluster.memory_bytes() / (1 << 20))
+        after = cluster.usage()
+        paced = cluster.ask(leader, "end_pace", group=0, timeout=cluster.deadline.remaining())
+        commits = after.handed - before.handed
+        row = Row("half load", commits / (after.at - before.at), setup=asdict(setup))
+        row.p50_ms, row.p99_ms = quantile(paced["times"], 0.5), quantile(paced["times"], 0.99)
+        row.longest_pause_ms = paced["longest_pause_s"] * 1000
+        row.note = (
+            f"of {full:,.0f} commits/s; longest pause {row.longest_pause_ms:,.0f} ms; resident MiB over time: "
+            + ", ".join(f"{mib:,.0f}" for mib in memory)
+        )
+        charge(row, before, after, commits)
+        cluster.stop()
+        row.peak_mib = cluster.peak_memory_bytes() / (1 << 20)
+        cluster.close()
+    return row
+
+
+def _rate_over(cluster: BenchCluster, seconds: float) -> float:
+    before = cluster.usage()
+    time.sleep(seconds)
+    after = cluster.usage()
+    return (after.handed - before.handed) / (after.at - before.at)
 
 
 Scenario = Callable[[Setup, Path], Row]

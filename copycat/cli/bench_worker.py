@@ -11,7 +11,10 @@ import resource
 import sys
 import threading
 import time
+from collections import deque
 from typing import Any
+
+import psutil
 
 import copycat
 from copycat.cli.bench_items import Tally, make_items
@@ -23,6 +26,8 @@ TAKE_MAX = 4096
 POLL_S = 0.005
 MIB = 1 << 20
 HEAD_BYTES_OF_SNAPSHOT = 4
+PACE_S = 0.002
+"""Time between two bursts of a steady rate, where that is more than one item."""
 
 
 class Copy:
@@ -36,6 +41,7 @@ class Copy:
         self.loaded_bytes = 0
         self.loaded_at = 0.0
         self.receiving = True
+        self.pace: Pace | None = None
         self._ballast = os.urandom(MIB) * (ballast_bytes // MIB)
         self.subscription = cat.subscribe_to_data_structure(
             copycat.DataStructureId.parse(name), self._provide, timeout=timeout
@@ -59,6 +65,8 @@ class Copy:
             self._load(self.subscription.snapshot_consumer())
         else:
             self.tally.take(items)  # type: ignore[arg-type]  # a None comes alone
+            if self.pace is not None:
+                self.pace.handed(self.tally.count)
 
     def _receive(self) -> None:
         receive_many = self.subscription.commits.receive_many
@@ -116,6 +124,60 @@ class Stream:
             os._exit(72)
 
 
+class Pace:
+    """A thread that proposes at a steady rate, and what its own consumer thread makes of it: seconds from each burst's due
+    time until all of it was handed over and checked. So a burst that had to wait for an earlier one counts as late, too.
+    """
+
+    def __init__(self, copy: Copy, proposer: int, payload_bytes: int, per_second: float, sent: int) -> None:
+        self._copy = copy
+        self._proposer = proposer
+        self._payload_bytes = payload_bytes
+        self._burst = max(1, round(per_second * PACE_S))
+        self._period_s = self._burst / per_second
+        self.sent = sent
+        self.times: list[float] = []
+        self.longest_pause_s = 0.0
+        self._marks: deque[tuple[int, float]] = deque()
+        self._last_handed = time.perf_counter()
+        self._stopping = threading.Event()
+        copy.pace = self
+        self._thread = threading.Thread(target=self._run, name="proposer", daemon=True)
+        self._thread.start()
+
+    def handed(self, count: int) -> None:
+        """The consumer has checked ``count`` items. On its thread."""
+        now = time.perf_counter()
+        self.longest_pause_s = max(self.longest_pause_s, now - self._last_handed)
+        self._last_handed = now
+        marks = self._marks
+        while marks and marks[0][0] <= count:
+            self.times.append(now - marks.popleft()[1])
+
+    def stop(self, timeout: float) -> int:
+        """End, and return how many items were sent once all of them are handed over here."""
+        self._stopping.set()
+        self._thread.join(timeout)
+        self._copy.subscription.flush(timeout)
+        self._copy.subscription.barrier(timeout)
+        self._copy.pace = None
+        return self.sent
+
+    def _run(self) -> None:
+        send_many = self._copy.subscription.propose.send_many
+        due = time.perf_counter()
+        try:
+            while not self._stopping.wait(max(0.0, due - time.perf_counter())):
+                items = make_items(self._proposer, self.sent + 1, self._burst, self._payload_bytes)
+                self.sent += self._burst
+                self._marks.append((self.sent, due))
+                send_many(items)
+                due += self._period_s
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+            os._exit(72)
+
+
 class Worker:
     """Carries out requests; each public method is one. ``group`` is the place of a data structure in ``names``."""
 
@@ -124,6 +186,7 @@ class Worker:
         self._copies: list[Copy] = []
         self._streams: dict[int, Stream] = {}
         self._sent: dict[int, int] = {}
+        self._pace: Pace | None = None
 
     @property
     def cat(self) -> copycat.CopyCat:
@@ -177,6 +240,17 @@ class Worker:
             self._sent[group] = self._sent.get(group, 0) + stream.stop(timeout)
         self._streams.clear()
         return {"sent": list(self._sent.items())}
+
+    def pace(self, group: int, proposer: int, payload: int, per_second: float) -> dict[str, Any]:
+        """Begin to propose at a steady rate, until :meth:`end_pace`. Nobody else may propose to the group meanwhile."""
+        self._pace = Pace(self._copies[group], proposer, payload, per_second, self._sent.get(group, 0))
+        return {}
+
+    def end_pace(self, group: int, timeout: float) -> dict[str, Any]:
+        """End it: seconds of each burst, and the longest time in which nothing was handed over."""
+        assert self._pace is not None
+        self._sent[group] = self._pace.stop(timeout)
+        return {"times": self._pace.times, "longest_pause_s": self._pace.longest_pause_s}
 
     def lone(self, group: int, proposer: int, payload: int, seconds: float) -> dict[str, Any]:
         """One client that sends, waits until it is handed its item, and sends again: seconds of each round trip."""
@@ -272,6 +346,10 @@ class Worker:
                 raise Timeout(f"no snapshot after {timeout} s")
             time.sleep(POLL_S)
         return {"bytes": copy.loaded_bytes}
+
+    def memory(self) -> dict[str, Any]:
+        """The memory this process has resident now."""
+        return {"bytes": psutil.Process().memory_info().rss}
 
     def peak_memory(self) -> dict[str, Any]:
         """The most memory this process has had resident."""

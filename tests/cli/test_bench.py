@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from copycat.cli.bench import bars_of
 from copycat.cli.bench_cluster import BenchCluster, RunFailed
 from copycat.cli.bench_items import OutOfOrder, Tally, make_items
 from copycat.cli.bench_recovery import barrier, failover, late_join, restart
-from copycat.cli.bench_scenarios import Setup
+from copycat.cli.bench_scenarios import Row, Setup, half_load
 from copycat.cli.local_cluster import Deadline
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -76,6 +79,33 @@ def test_a_lone_client_is_timed() -> None:
 
 
 @pytest.mark.slow
+def test_half_load_is_timed_and_watched(tmp_path: Path) -> None:
+    row = half_load(Setup(seconds=0.5, durability="os"), tmp_path)
+    assert row.per_second
+    assert row.p50_ms
+    assert 0 < row.p50_ms <= (row.p99_ms or 0)
+    assert row.longest_pause_ms
+    assert "resident MiB" in row.note
+
+
+def test_a_plot_has_a_bar_for_each_figure() -> None:
+    rows = [
+        Row("pipelined, from leader", 500_000.0, cpu_us_per_commit=1.0),
+        Row("lone client on leader", 1000.0, p50_ms=1.0, p99_ms=2.0, cpu_us_per_commit=900.0),
+        Row("idle", 0.5, "% of a core a node"),
+    ]
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(*bars_of(rows))
+    text = console.export_text()
+    for title in ("commits/s", "% of a core a node", "p50 ms", "p99 ms", "CPU µs/commit"):
+        assert text.count(title) == 1
+    lines = text.splitlines()
+    costs = lines[lines.index(next(line for line in lines if "CPU" in line)) + 1 :]
+    assert "█" * 60 in next(line for line in costs if "900.00" in line)
+    assert "█" not in next(line for line in costs if "1.00" in line)
+
+
+@pytest.mark.slow
 def test_a_run_that_lost_an_item_fails(tmp_path: Path) -> None:
     with BenchCluster(tmp_path, Deadline(30)) as cluster:
         cluster.start()
@@ -109,7 +139,7 @@ def test_barriers_are_timed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failover_is_timed_and_nothing_is_lost(tmp_path: Path) -> None:
-    row = failover(Setup(), tmp_path, times=1)
+    row = failover(Setup(failovers=1), tmp_path)
     assert row.p50_ms
 
 
@@ -131,3 +161,17 @@ def test_idling_is_measured_for_several_groups() -> None:
     (row,) = bench("idle", "--seconds", "1", "--groups", "3")
     assert 0 <= row["per_second"] < 100 * 2
     assert row["note"].startswith("3 groups")
+
+
+@pytest.mark.slow
+def test_the_peers_are_compared_and_each_goal_is_judged() -> None:
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / "bench_peers.py"), "--short", "--only", "128"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    judged = [line for line in done.stdout.splitlines() if line.startswith(("holds", "MISSED"))]
+    assert sum("128 B" in line for line in judged) == 2
