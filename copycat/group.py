@@ -17,6 +17,7 @@ from typing import Protocol
 
 from copycat.config import Config
 from copycat.errors import Closed, InvalidConfChange, PeerUnknown, ProposalDropped
+from copycat.farewell import Farewell
 from copycat.feed import Feed
 from copycat.genesis import Genesis
 from copycat.messages import (
@@ -114,8 +115,7 @@ class Group:
         self.term = 0
         self.removed = False
         """The log says that this replica was removed. It still votes, until the leader says that it need not."""
-        self._farewell_index = 0
-        self._farewell_due = False
+        self.farewell = Farewell(self)
         self.ended = False
         """Closed, or destroyed: what still arrives for it is ignored, and nothing is staged."""
         self.log_full = False
@@ -255,7 +255,7 @@ class Group:
         self.leader = self.raft.lead
         self.term = self.raft.term
         if appeared:
-            self._begin_farewell()
+            self.farewell.begin()
             for proposer in self.proposers:
                 proposer.retry_now()
             self.reads.ask_again()
@@ -383,10 +383,9 @@ class Group:
         self.reads.release(self.sequencer.index, self.sequencer.position)
         if members_changed:
             self.removed = self.is_departed(self.raft_id)
-            self._begin_farewell()
+            self.farewell.begin()
             self.host.changed_members(self)
-        elif self._farewell_due and self.may_dismiss:
-            self._farewell_due = False
+        elif self.farewell.came():
             self.host.changed_members(self)
 
     def _pump(self, feed: Feed) -> None:
@@ -421,28 +420,6 @@ class Group:
         """Whose word counts now; in a joint configuration, of either majority."""
         config = self.raft.raft.tracker.config
         return config.voters | config.outgoing
-
-    def _begin_farewell(self) -> None:
-        """Replicas that the log has removed are let go once an entry behind what is in the log now is committed."""
-        self._farewell_index = self.raft.last_index
-        self._farewell_due = bool(self.sequencer.departed)
-
-    @property
-    def may_dismiss(self) -> bool:
-        """Whether removed replicas may be destroyed, as far as this leader knows.
-
-        A majority of those that stay must have it on disk that the removal is committed. Else all of them could crash,
-        come back in the old configuration, and need the votes of replicas that are gone. An append carries the
-        leader's commit index and is written together with it, so that holds once an entry is committed that was
-        appended after the removal had been applied.
-        """
-        return self.leads and self.sequencer.index > self._farewell_index
-
-    def hasten_farewell(self) -> None:
-        """Append the entry that :attr:`may_dismiss` waits for, unless there is one."""
-        if self.leads and self.raft.last_index <= self._farewell_index:
-            self.propose(b"")
-            self.host.touch(self)
 
     def is_departed(self, raft_id: int) -> bool:
         """Whether the log says that this replica was removed, for good."""

@@ -139,10 +139,10 @@ class Hosting:
     def _dismiss_if_departed(self, group: Group, node_id: str, raft_id: int) -> None:
         if not group.is_departed(raft_id):
             return
-        if group.may_dismiss:
+        if group.farewell.may_dismiss:
             self._engine.send(node_id, ReplicaRemoved(group.id, raft_id))
         else:
-            group.hasten_farewell()
+            group.farewell.hasten()
 
     def _open(self, group_id: bytes, store: ReplicaStore) -> Group:
         genesis = unpack_record(Genesis, store.record.genesis)

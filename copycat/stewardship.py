@@ -145,8 +145,8 @@ class Stewardship:
     def _dismiss(self, group: Group) -> None:
         """Let go whom the log has removed, as soon as nobody can need their votes any more."""
         for raft_id in [raft_id for raft_id in group.routes if group.is_departed(raft_id)]:
-            if not group.may_dismiss:
-                group.hasten_farewell()
+            if not group.farewell.may_dismiss:
+                group.farewell.hasten()
                 return
             node_id = group.routes.pop(raft_id)
             if raft_id != group.raft_id:

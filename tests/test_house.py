@@ -45,7 +45,7 @@ FLOORS = (
         *("nodestore", "replicastore", "entrycache", "indexranges", "logindex", "pending", "snapshotslots"),
         *("genesis", "acceptor", "creation", "enrolment", "lookup", "hostset", "directory", "placement", "repair"),
     ),
-    ("subscription", "group", "snapshots", "snapshot_making", "transfer"),
+    ("subscription", "group", "farewell", "snapshots", "snapshot_making", "transfer"),
     (
         *("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
         *("locating", "recovery"),
