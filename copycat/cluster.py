@@ -25,7 +25,8 @@ from copycat.gossip.profile import PROFILES
 from copycat.gossip.records import EventKind, MemberEvent, MemberRecord, MemberState
 from copycat.gossip.swim import Swim
 from copycat.placement import Candidate, weight_from_capacity
-from copycat.ports import Address
+from copycat.ports import PUBLIC_KEY_BYTES, Address
+from copycat.security.guard import Channel, Guard
 from copycat.status import Member
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ DELTAS_PER_TURN_MAX = 16
 DIGESTS_PER_EXCHANGE_MAX = 64
 COMPARE_EVERY_S = 1.0
 """How often what a lost publication left behind is looked for, with one peer at random."""
+DATAGRAMS_HELD_MAX = 64
 MEMBERS_KEY = "members"
+HEARD_KEY = "heard"
 STARTS_KEY = "starts"
 FIRST_KIND = 48
 
@@ -49,6 +52,13 @@ class Remembered:
     """The members as a node's disk keeps them."""
 
     members: tuple[MemberRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Of which start of each node something was heard last, as a node's disk keeps it: see :mod:`copycat.security.replay`."""
+
+    starts: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,14 @@ class Cluster:
         kept = store.get(MEMBERS_KEY)
         remembered = () if kept is None else unpack_record(Remembered, kept).members
         address = engine.address
+        heard = store.get(HEARD_KEY)
+        self.guard = Guard(
+            config.cluster_label,
+            engine.node_id,
+            starts,
+            engine.credentials,
+            None if heard is None else dict(unpack_record(Heard, heard).starts),
+        )
         me = MemberRecord(
             engine.node_id,
             address.hostname,
@@ -91,15 +109,16 @@ class Cluster:
             address.gossip_port,
             config.data_center,
             config.rack,
-            meta=pack_meta(engine.weight, leaving=False),
+            meta=pack_meta(engine.weight, False, self.guard.public_key),
         )
         seeds = [seed for seed in config.seeds if seed != (address.hostname, address.gossip_port)]
-        overhead = len(codec.seal_datagram(config.cluster_label, b""))
-        self.swim = Swim(
-            me, PROFILES[config.gossip_profile], engine.rng, remembered, seeds, DATAGRAM_BYTES_MAX - overhead
-        )
+        budget = DATAGRAM_BYTES_MAX - self.guard.overhead_bytes
+        self.swim = Swim(me, PROFILES[config.gossip_profile], engine.rng, remembered, seeds, budget)
         self.directory = Directory(engine.node_id, starts)
         self._starts = starts
+        self._start_is_durable = False
+        self._held: list[tuple[str, int, bytes]] = []
+        self._is_leaving = False
         self._joining: list[Future[None]] = []
         self._leaving: list[Future[None]] = []
         self._absent_since: dict[str, float] = {}
@@ -116,7 +135,7 @@ class Cluster:
 
     def start(self) -> None:
         engine = self._engine
-        batch = engine.stage(True, lambda: None)
+        batch = engine.stage(True, self._start_counts)
         engine.store.stage_put(batch, STARTS_KEY, self._starts.to_bytes(8, "big"))
         for group in engine.hosting.groups.values():
             self.hosts(group)
@@ -132,8 +151,10 @@ class Cluster:
         if engine.now >= self.swim.next_deadline():
             self.swim.tick(engine.now)
         outputs = self.swim.take_outputs()
-        for host, port, data in outputs.datagrams:
-            engine.transport.send_datagram(host, port, codec.seal_datagram(engine.config.cluster_label, data))
+        if self._start_is_durable:
+            self._send_datagrams(outputs.datagrams)
+        else:
+            self._held = (self._held + outputs.datagrams)[-DATAGRAMS_HELD_MAX:]
         for event in outputs.events:
             self._happened(event)
         for node_id in outputs.push_pulls:
@@ -145,10 +166,10 @@ class Cluster:
             others = [record.node_id for record in self.swim.alive()[1:]]
             if others:
                 self._send_digests(engine.rng.choice(others), answer=True)
-        if self.directory.pending():
+        if self.directory.pending() and self._start_is_durable:
             for delta in self.directory.take_deltas(DELTAS_PER_TURN_MAX):
                 packed = codec.pack(engine.registry.pack(delta))
-                engine.transport.publish([codec.seal_datagram(engine.config.cluster_label, packed)])
+                engine.transport.publish([self.guard.seal(Channel.PUBLICATION, packed)])
         if self._joining and self.swim.join_state is not JoinState.SEEKING:
             for joined in self._joining:
                 if not joined.done():
@@ -169,7 +190,8 @@ class Cluster:
 
     def announce(self, leaving: bool) -> None:
         """Tell the others whether this node is about to leave for good."""
-        self.swim.update_meta(self._engine.now, pack_meta(self._engine.weight, leaving))
+        self._is_leaving = leaving
+        self._update_meta()
 
     def end(self, reason: CopyCatError) -> None:
         """No turn will come any more."""
@@ -251,11 +273,11 @@ class Cluster:
 
     # --- what arrives ---
 
-    def receive_datagram(self, payload: bytes, source: tuple[str, int]) -> None:
-        self.swim.receive(self._engine.now, payload, source)
+    def receive_datagram(self, data: bytes, source: tuple[str, int]) -> None:
+        self.swim.receive(self._engine.now, self.guard.open(Channel.DATAGRAM, data), source)
 
-    def receive_published(self, payload: bytes) -> None:
-        delta = self._engine.registry.unpack(codec.unpack(payload))
+    def receive_published(self, data: bytes) -> None:
+        delta = self._engine.registry.unpack(codec.unpack(self.guard.open(Channel.PUBLICATION, data)))
         if not isinstance(delta, Delta):
             raise CodecError("only changes of the directory are published")
         self._ask_for(delta.node_id, self.directory.receive_delta(delta))
@@ -281,6 +303,35 @@ class Cluster:
     def _ask_for(self, sender: str, want: Want | None) -> None:
         if want is not None:
             self._engine.send(sender, want)
+
+    # --- keys ---
+
+    def tick(self) -> None:
+        """Now and then: see whether keys have changed, and keep what stops old datagrams from counting again."""
+        engine = self._engine
+        if self.guard.tick(engine.now):
+            self._update_meta()
+            for record in self.swim.members():
+                self._connect(record)
+        replays = self.guard.replays
+        if replays is not None and replays.changed:
+            replays.changed = False
+            batch = engine.stage(False, lambda: None)
+            engine.store.stage_put(batch, HEARD_KEY, pack_record(Heard(tuple(replays.starts().items()))))
+
+    def _start_counts(self) -> None:
+        """The number of this start is on the disk, so what bears it may leave."""
+        self._start_is_durable = True
+        held, self._held = self._held, []
+        self._send_datagrams(held)
+
+    def _send_datagrams(self, datagrams: list[tuple[str, int, bytes]]) -> None:
+        for host, port, data in datagrams:
+            self._engine.transport.send_datagram(host, port, self.guard.seal(Channel.DATAGRAM, data))
+
+    def _update_meta(self) -> None:
+        meta = pack_meta(self._engine.weight, self._is_leaving, self.guard.public_key)
+        self.swim.update_meta(self._engine.now, meta)
 
     # --- what changes ---
 
@@ -327,7 +378,11 @@ class Cluster:
     def _connect(self, record: MemberRecord) -> None:
         if record.node_id == self._engine.node_id or record.state is MemberState.LEFT:
             return
-        address = Address(record.hostname, record.copycat_port, record.gossip_port)
+        public_key = public_key_of(record)
+        if not self.guard.may_connect(record.node_id, public_key):
+            log.error("a member is announced with the key of another one", extra={"node_id": record.node_id})
+            return
+        address = Address(record.hostname, record.copycat_port, record.gossip_port, public_key)
         self._engine.transport.connect(record.node_id, address)
         self._engine.transport.subscribe(record.node_id, address)
 
@@ -348,9 +403,15 @@ def measure_weight(data_dir: str) -> float:
     return weight_from_capacity(disk.free, disk.total, memory.available, memory.total)
 
 
-def pack_meta(weight: float, leaving: bool) -> bytes:
+def pack_meta(weight: float, leaving: bool, public_key: bytes = b"") -> bytes:
     """What a member's record says of it beyond names and places."""
-    return codec.pack([weight, leaving])
+    return codec.pack([weight, leaving, public_key] if public_key else [weight, leaving])
+
+
+def public_key_of(record: MemberRecord) -> bytes:
+    """The key that a member's connections prove; empty where it names none."""
+    key = _meta_field(record, 2)
+    return key if isinstance(key, bytes) and len(key) == PUBLIC_KEY_BYTES else b""
 
 
 def weight_of(record: MemberRecord) -> float:

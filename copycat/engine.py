@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from copycat import codec, protocol
 from copycat.cluster import Cluster
@@ -42,6 +42,9 @@ from copycat.outbox import Outbox
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.stewardship import Stewardship
 from copycat.transfer import ChunkServer
+
+if TYPE_CHECKING:
+    from copycat.security.credentials import FileCredentials
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +88,13 @@ class Engine:
         store: NodeStore,
         rng: random.Random,
         weight: float,
+        credentials: FileCredentials | None = None,
     ) -> None:
         self.config = config
         self.weight = weight
         """This node's in placement: see :func:`copycat.placement.weight_from_capacity`."""
         self.address = address
+        self.credentials = credentials
         self.transport = transport
         self.storage = storage
         self.store = store
@@ -206,6 +211,7 @@ class Engine:
         """Raft's time passes. After a pause it passes once: missed ticks are not made up for."""
         period = self.config.tick_ms / 1000
         self._next_tick = max(self._next_tick + period, self.now + period / 2)
+        self.cluster.tick()
         self.outbox.tick()
         self.hosting.tick()
         self.consumers.tick()
@@ -222,14 +228,13 @@ class Engine:
         try:
             if frame.lane is Lane.HEARTBEAT:
                 assert frame.source is not None
-                self.cluster.receive_datagram(
-                    codec.open_datagram(frame.parts[0], self.config.cluster_label), frame.source
-                )
+                self.cluster.receive_datagram(frame.parts[0], frame.source)
                 return
             if frame.lane is Lane.GOSSIP:
-                self.cluster.receive_published(codec.open_datagram(frame.parts[0], self.config.cluster_label))
+                self.cluster.receive_published(frame.parts[0])
                 return
             sender, items, attachments = codec.open_frame(frame.parts, self.config.cluster_label, self.node_id)
+            self.cluster.guard.check_speaker(frame.owner, sender)
         except CodecError as error:
             self.counters.frames_rejected += 1
             log.debug("dropped a frame on lane %s: %s", frame.lane.name, error)
