@@ -295,7 +295,7 @@ class ZeroMQTransport:
             try:
                 if curve.on:  # only a frame that isn't copied tells whose connection it came by
                     routing_id = router.recv(zmq.NOBLOCK, copy=False)
-                    owner = curve.owner_of(routing_id["User-Id"])
+                    owner = curve.owner_of(str(routing_id["User-Id"]))
                 received = receive(zmq.NOBLOCK)
             except zmq.Again:
                 return

@@ -12,6 +12,7 @@ import click
 
 from copycat.cli.bench import bench
 from copycat.cli.demo import demo
+from copycat.cli.keys import gossip_keys, keygen, trust
 from copycat.cli.node import node
 from copycat.errors import CopyCatError, UsageError
 
@@ -29,6 +30,9 @@ def root() -> None:
 root.add_command(node)
 root.add_command(demo)
 root.add_command(bench)
+root.add_command(keygen)
+root.add_command(trust)
+root.add_command(gossip_keys)
 
 
 def run(arguments: list[str] | None = None) -> None:

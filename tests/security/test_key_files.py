@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.fixture(autouse=True)
-def lax_umask() -> None:
+def lax_umask() -> Iterator[None]:
     before = os.umask(0)
     try:
         yield
