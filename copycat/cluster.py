@@ -25,6 +25,7 @@ from copycat.gossip.profile import PROFILES
 from copycat.gossip.records import EventKind, MemberEvent, MemberRecord, MemberState
 from copycat.gossip.swim import Swim
 from copycat.placement import Candidate, weight_from_capacity
+from copycat.plausibility import check_numbers
 from copycat.ports import PUBLIC_KEY_BYTES, Address
 from copycat.security.guard import Channel, Guard
 from copycat.status import Member
@@ -280,6 +281,7 @@ class Cluster:
         delta = self._engine.registry.unpack(codec.unpack(self.guard.open(Channel.PUBLICATION, data)))
         if not isinstance(delta, Delta):
             raise CodecError("only changes of the directory are published")
+        check_numbers(delta)
         self._ask_for(delta.node_id, self.directory.receive_delta(delta))
 
     def _on_push_pull(self, sender: str, message: PushPull) -> None:

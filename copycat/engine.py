@@ -29,9 +29,11 @@ from copycat.errors import (
     CodecError,
     CopyCatError,
     LocalMessage,
+    LogDiverged,
     NodeFailure,
     PeerUnknown,
     ProposalDropped,
+    UsageError,
 )
 from copycat.founding import Founding
 from copycat.group import Group
@@ -39,6 +41,7 @@ from copycat.hosting import Hosting
 from copycat.messages import Message, MessageType
 from copycat.nodestore import NodeStore
 from copycat.outbox import Outbox
+from copycat.plausibility import check_member, check_message, check_numbers
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.stewardship import Stewardship
 from copycat.transfer import ChunkServer
@@ -152,7 +155,11 @@ class Engine:
         self.cluster.turn()
         while self._dirty:
             _, group = self._dirty.popitem()
-            group.turn()
+            try:
+                group.turn()
+            except (LogDiverged, CodecError, UsageError) as error:
+                self.hosting.quarantine(group, error)  # what is wrong with one group must not stop the others
+                continue
             self.consumers.settled(group)
         self.outbox.flush()
 
@@ -251,16 +258,24 @@ class Engine:
             group_id, message = codec.unpack_raft(item, attachments)
             self._receive_raft(sender, group_id, message)
         else:
-            self.deliver(sender, self.registry.unpack(item))
+            unpacked = self.registry.unpack(item)
+            check_numbers(unpacked)
+            self.deliver(sender, unpacked)
 
     def _receive_raft(self, sender: str, group_id: bytes, message: Message) -> None:
         group = self.hosting.groups.get(group_id)
         if group is None or group.raft_id != message.to:
             self.hosting.stranger(sender, group_id, message.to)
-        elif message.type is MessageType.PROP:
-            self.stewardship.proposed(group, sender, message)
-        else:
-            group.step(sender, message)
+            return
+        check_message(message, group.raft.term)
+        check_member(group.sequencer.members, sender, message, group.raft.hears_leader)
+        try:
+            if message.type is MessageType.PROP:
+                self.stewardship.proposed(group, sender, message)
+            else:
+                group.step(sender, message)
+        except LogDiverged as error:
+            self.hosting.quarantine(group, error)
 
     def deliver(self, sender: str, message: Any) -> None:
         """Hand a message between nodes to whoever handles its kind."""

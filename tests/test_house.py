@@ -46,6 +46,7 @@ FLOORS = (
         *("nodestore", "replicastore", "entrycache", "indexranges", "logindex", "pending", "snapshotslots"),
         *("genesis", "acceptor", "creation", "enrolment", "lookup", "directory", "placement", "repair"),
     ),
+    ("plausibility",),
     ("subscription", "group", "snapshots", "snapshot_making", "transfer"),
     ("hosting", "founding", "departures", "consumers", "cluster", "stewardship", "errands"),
     ("engine",),

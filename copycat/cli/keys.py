@@ -24,7 +24,7 @@ from copycat.security.certificates import (
 )
 from copycat.security.keyring import KeyRing
 
-SECRET_SUFFIX = ".key_secret"
+SECRET_SUFFIX = ".key_secret"  # noqa: S105  # of a file
 
 _directory = click.Path(file_okay=False, path_type=Path)
 _file = click.Path(dir_okay=False, path_type=Path)
