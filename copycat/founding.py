@@ -339,8 +339,10 @@ class Founding:
 
 def _check(message: CreationMessage) -> None:
     """Raise :class:`~copycat.errors.CodecError` for what no group can begin with, before this node believes it."""
-    if isinstance(message, (Accept, Chosen)) or (isinstance(message, Promise) and message.genesis is not None):
-        check_genesis(message.genesis)
+    if isinstance(message, (Accept, Chosen, Promise)):
+        genesis = message.genesis
+        if genesis is not None:
+            check_genesis(genesis)
     elif isinstance(message, (EnrollPage, HandOver)):
         for record in message.records:
             check_record(record)
