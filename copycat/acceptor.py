@@ -23,6 +23,7 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import replace
 
+from copycat.errors import CodecError
 from copycat.genesis import (
     NO_BALLOT,
     NOTHING,
@@ -148,7 +149,8 @@ class Acceptor:
     def _on_chosen(self, genesis: Genesis) -> Step:
         record = self._records.get(genesis.group_id)
         if record is not None and record.chosen:
-            assert record.genesis == genesis, f"two groups were created for one id: {record.genesis} and {genesis}"
+            if record.genesis != genesis:
+                raise CodecError(f"two groups were created for one id: {record.genesis} and {genesis}")
             return NOTHING
         accepted = record.accepted if record is not None else NO_BALLOT
         promised = record.promised if record is not None else NO_BALLOT

@@ -28,7 +28,8 @@ from copycat.gossip.records import EventKind, MemberEvent, MemberRecord, MemberS
 from copycat.gossip.swim import Swim
 from copycat.hostset import INTERACTIVE, LEARNER, VOTER
 from copycat.placement import Candidate, settle_weight, weight_from_capacity
-from copycat.ports import Address
+from copycat.ports import PUBLIC_KEY_BYTES, Address
+from copycat.security.guard import Channel, Guard
 from copycat.status import Member
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATAGRAM_BYTES_MAX = 1400
+DATAGRAMS_HELD_MAX = 64
 MEMBERS_KEY = "members"
+HEARD_KEY = "heard"
 STARTS_KEY = "starts"
 WEIGH_EVERY_S = 30.0
 """How often the machine's room is looked at."""
@@ -50,6 +53,13 @@ class Remembered:
     """The members as a node's disk keeps them."""
 
     members: tuple[MemberRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Of which start of each node something was heard last, as a node's disk keeps it: see :mod:`copycat.security.replay`."""
+
+    starts: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,14 @@ class Cluster:
         kept = store.get(MEMBERS_KEY)
         remembered = () if kept is None else unpack_record(Remembered, kept).members
         address = engine.address
+        heard = store.get(HEARD_KEY)
+        self.guard = Guard(
+            config.cluster_label,
+            engine.node_id,
+            starts,
+            engine.credentials,
+            None if heard is None else dict(unpack_record(Heard, heard).starts),
+        )
         me = MemberRecord(
             engine.node_id,
             address.hostname,
@@ -84,15 +102,16 @@ class Cluster:
             address.gossip_port,
             config.data_center,
             config.rack,
-            meta=pack_meta(engine.weight, leaving=False),
+            meta=pack_meta(engine.weight, False, self.guard.public_key),
         )
         seeds = [seed for seed in config.seeds if seed != (address.hostname, address.gossip_port)]
-        overhead = len(codec.seal_datagram(config.cluster_label, b""))
-        self.swim = Swim(
-            me, PROFILES[config.gossip_profile], engine.rng, remembered, seeds, DATAGRAM_BYTES_MAX - overhead
-        )
+        budget = DATAGRAM_BYTES_MAX - self.guard.overhead_bytes
+        self.swim = Swim(me, PROFILES[config.gossip_profile], engine.rng, remembered, seeds, budget)
         self.directory = Directory(engine.node_id, starts)
         self._starts = starts
+        self._start_is_durable = False
+        self._held: list[tuple[str, int, bytes]] = []
+        self._is_leaving = False
         self._joining: list[Future[None]] = []
         self._leaving: list[Future[None]] = []
         self._absent_since: dict[str, float] = {}
@@ -105,7 +124,7 @@ class Cluster:
 
     def start(self) -> None:
         engine = self._engine
-        batch = engine.stage(True, self.exchange.counted)
+        batch = engine.stage(True, self._start_counts)
         engine.store.stage_put(batch, STARTS_KEY, self._starts.to_bytes(8, "big"))
         for group in engine.hosting.groups.values():
             self.hosts(group)
@@ -122,8 +141,10 @@ class Cluster:
         if engine.now >= self.swim.next_deadline():
             self.swim.tick(engine.now)
         outputs = self.swim.take_outputs()
-        for host, port, data in outputs.datagrams:
-            engine.transport.send_datagram(host, port, codec.seal_datagram(engine.config.cluster_label, data))
+        if self._start_is_durable:
+            self._send_datagrams(outputs.datagrams)
+        else:
+            self._held = (self._held + outputs.datagrams)[-DATAGRAMS_HELD_MAX:]
         for event in outputs.events:
             self._happened(event)
         for node_id in outputs.push_pulls:
@@ -153,7 +174,8 @@ class Cluster:
 
     def announce(self, leaving: bool) -> None:
         """Tell the others whether this node is about to leave for good."""
-        self.swim.update_meta(self._engine.now, pack_meta(self._engine.weight, leaving))
+        self._is_leaving = leaving
+        self._update_meta()
 
     def _weigh(self) -> None:
         """Announce this node's weight where its machine's room has changed much, or has run out."""
@@ -261,15 +283,45 @@ class Cluster:
 
     # --- what arrives ---
 
-    def receive_datagram(self, payload: bytes, source: tuple[str, int]) -> None:
-        self.swim.receive(self._engine.now, payload, source)
+    def receive_datagram(self, data: bytes, source: tuple[str, int]) -> None:
+        self.swim.receive(self._engine.now, self.guard.open(Channel.DATAGRAM, data), source)
 
-    def receive_published(self, payload: bytes) -> None:
-        self.exchange.receive(payload)
+    def receive_published(self, data: bytes) -> None:
+        self.exchange.receive(self.guard.open(Channel.PUBLICATION, data))
 
     def _on_push_pull(self, sender: str, message: PushPull) -> None:
         for page in self.swim.receive_push_pull(self._engine.now, sender, message.page):
             self._engine.send(sender, PushPull(page))
+
+    # --- keys ---
+
+    def tick(self) -> None:
+        """Now and then: see whether keys have changed, and keep what stops old datagrams from counting again."""
+        engine = self._engine
+        if self.guard.tick(engine.now):
+            self._update_meta()
+            for record in self.swim.members():
+                self._connect(record)
+        replays = self.guard.replays
+        if replays is not None and replays.changed:
+            replays.changed = False
+            batch = engine.stage(False, lambda: None)
+            engine.store.stage_put(batch, HEARD_KEY, pack_record(Heard(tuple(replays.starts().items()))))
+
+    def _start_counts(self) -> None:
+        """The number of this start is on the disk, so what bears it may leave."""
+        self._start_is_durable = True
+        self.exchange.counted()
+        held, self._held = self._held, []
+        self._send_datagrams(held)
+
+    def _send_datagrams(self, datagrams: list[tuple[str, int, bytes]]) -> None:
+        for host, port, data in datagrams:
+            self._engine.transport.send_datagram(host, port, self.guard.seal(Channel.DATAGRAM, data))
+
+    def _update_meta(self) -> None:
+        meta = pack_meta(self._engine.weight, self._is_leaving, self.guard.public_key)
+        self.swim.update_meta(self._engine.now, meta)
 
     # --- what changes ---
 
@@ -316,6 +368,10 @@ class Cluster:
     def _connect(self, record: MemberRecord) -> None:
         if record.node_id == self._engine.node_id or record.state is MemberState.LEFT:
             return
+        public_key = public_key_of(record)
+        if not self.guard.may_connect(record.node_id, public_key):
+            log.error("a member is announced with the key of another one", extra={"node_id": record.node_id})
+            return
         self._engine.transport.connect(record.node_id, _address(record))
 
     def _disconnect(self, node_id: str) -> None:
@@ -328,7 +384,7 @@ class Cluster:
 
 
 def _address(record: MemberRecord) -> Address:
-    return Address(record.hostname, record.copycat_port, record.gossip_port)
+    return Address(record.hostname, record.copycat_port, record.gossip_port, public_key_of(record))
 
 
 def measure_weight(data_dir: str, current: float) -> float:
@@ -347,9 +403,15 @@ def measure_weight(data_dir: str, current: float) -> float:
     return settle_weight(current, measured)
 
 
-def pack_meta(weight: float, leaving: bool) -> bytes:
+def pack_meta(weight: float, leaving: bool, public_key: bytes = b"") -> bytes:
     """What a member's record says of it beyond names and places."""
-    return codec.pack([weight, leaving])
+    return codec.pack([weight, leaving, public_key] if public_key else [weight, leaving])
+
+
+def public_key_of(record: MemberRecord) -> bytes:
+    """The key that a member's connections prove; empty where it names none."""
+    key = _meta_field(record, 2)
+    return key if isinstance(key, bytes) and len(key) == PUBLIC_KEY_BYTES else b""
 
 
 def weight_of(record: MemberRecord) -> float:

@@ -46,6 +46,14 @@ class Config:
     """Where it stands within its data centre; spread over next."""
     cluster_label: str = "copycat"
     """Nodes of another label are never joined, heard or answered."""
+    key_file: str = ""
+    """This node's secret key, in pyzmq's format; see ``copycat keygen``. Read again when it changes. Empty: no keys."""
+    trusted_keys_dir: str = ""
+    """Directory of the public keys, one ``NAME.key`` each, of all nodes of the cluster; read again when it changes."""
+    gossip_keys_file: str = ""
+    """The keys that gossip is sealed with, the same on all nodes; read again when it changes."""
+    insecure: bool = False
+    """Without keys, listen beyond loopback all the same: whoever reaches the ports can then read and change everything."""
     transport: str | Transport = "zeromq"
     """A name from entry-point group ``copycat.transports``, or an instance."""
     storage: str | Storage = "leveldb"
@@ -143,6 +151,14 @@ class Config:
             self.election_ticks,
             "be more than heartbeat_ticks, and that at least 1",
         )
+        missing = [name for name in _KEYS if not getattr(self, name)]
+        if missing and len(missing) < len(_KEYS):
+            raise InvalidConfig(
+                f"{' and '.join(missing)} must be given, too: a node has all of {', '.join(_KEYS)}, or no keys at all"
+            )
+        _require(
+            missing != [] or not self.insecure, "insecure", self.insecure, "be left out where the node has keys to use"
+        )
         for name in _POSITIVE:
             _require(getattr(self, name) > 0, name, getattr(self, name), "be more than 0")
         for name in ("repair_delay_s", "leave_timeout_s"):
@@ -170,11 +186,17 @@ class Config:
         return Address(self.hostname, self.copycat_port, self.gossip_port)
 
     @property
+    def has_keys(self) -> bool:
+        """Whether this node proves who it is, and lets in only those who do."""
+        return bool(self.key_file)
+
+    @property
     def synced(self) -> bool:
         """Whether a write counts only once it is on the disk."""
         return self.durability is Durability.FSYNC
 
 
+_KEYS = ("key_file", "trusted_keys_dir", "gossip_keys_file")
 _POSITIVE = (
     "tick_ms",
     "join_timeout_s",
@@ -205,7 +227,7 @@ def _require(holds: bool, name: str, value: object, rule: str) -> None:
 
 
 def _check_type(name: str, default: Any, value: Any) -> None:
-    """Numbers and texts must be what their default is; an int may stand for a float, a bool for neither."""
+    """Numbers and texts must be what their default is; an int may stand for a float, a bool for itself alone."""
     if isinstance(default, Durability) or name in ("transport", "storage", "peers_to_contact", "seed"):
         return
     wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)

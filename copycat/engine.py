@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from copycat import codec, protocol
 from copycat.cluster import Cluster
@@ -29,9 +29,11 @@ from copycat.errors import (
     CodecError,
     CopyCatError,
     LocalMessage,
+    LogDiverged,
     NodeFailure,
     PeerUnknown,
     ProposalDropped,
+    UsageError,
 )
 from copycat.founding import Founding
 from copycat.group import Group
@@ -40,10 +42,14 @@ from copycat.locating import Locating
 from copycat.messages import Message, MessageType
 from copycat.nodestore import NodeStore
 from copycat.outbox import Outbox
+from copycat.plausibility import check_member, check_message, check_numbers
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.recovery import Recoveries
 from copycat.stewardship import Stewardship
 from copycat.transfer import ChunkServer
+
+if TYPE_CHECKING:
+    from copycat.security.credentials import FileCredentials
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +93,7 @@ class Engine:
         store: NodeStore,
         rng: random.Random,
         weigh: Callable[[float], float],
+        credentials: FileCredentials | None = None,
     ) -> None:
         self.config = config
         self.weigh = weigh
@@ -94,6 +101,7 @@ class Engine:
         :func:`copycat.placement.weight_from_capacity`."""
         self.weight = weigh(0.0)
         self.address = address
+        self.credentials = credentials
         self.transport = transport
         self.storage = storage
         self.store = store
@@ -160,7 +168,11 @@ class Engine:
         """
         while self._dirty:
             _, group = self._dirty.popitem()
-            group.turn()
+            try:
+                group.turn()
+            except (LogDiverged, CodecError, UsageError) as error:
+                self.hosting.quarantine(group, error)  # what is wrong with one group must not stop the others
+                continue
             self.consumers.settled(group)
         self.outbox.flush()
 
@@ -231,6 +243,7 @@ class Engine:
         """Raft's time passes. After a pause it passes once: missed ticks are not made up for."""
         period = self.config.tick_ms / 1000
         self._next_tick = max(self._next_tick + period, self.now + period / 2)
+        self.cluster.tick()
         self.outbox.tick()
         self.hosting.tick()
         self.consumers.tick()
@@ -249,14 +262,13 @@ class Engine:
         try:
             if frame.lane is Lane.HEARTBEAT:
                 assert frame.source is not None
-                self.cluster.receive_datagram(
-                    codec.open_datagram(frame.parts[0], self.config.cluster_label), frame.source
-                )
+                self.cluster.receive_datagram(frame.parts[0], frame.source)
                 return
             if frame.lane is Lane.GOSSIP:
-                self.cluster.receive_published(codec.open_datagram(frame.parts[0], self.config.cluster_label))
+                self.cluster.receive_published(frame.parts[0])
                 return
             sender, items, attachments = codec.open_frame(frame.parts, self.config.cluster_label, self.node_id)
+            self.cluster.guard.check_speaker(frame.owner, sender)
         except CodecError as error:
             self.counters.frames_rejected += 1
             log.debug("dropped a frame on lane %s: %s", frame.lane.name, error)
@@ -273,7 +285,9 @@ class Engine:
             group_id, message = codec.unpack_raft(item, attachments)
             self._receive_raft(sender, group_id, message)
         else:
-            self.deliver(sender, self.registry.unpack(item))
+            unpacked = self.registry.unpack(item)
+            check_numbers(unpacked)
+            self.deliver(sender, unpacked)
 
     def _receive_raft(self, sender: str, group_id: bytes, message: Message) -> None:
         if self.departures.has_left(sender):
@@ -282,10 +296,16 @@ class Engine:
         group = self.hosting.groups.get(group_id)
         if group is None or group.raft_id != message.to:
             self.hosting.stranger(sender, group_id, message)
-        elif message.type is MessageType.PROP:
-            self.stewardship.proposed(group, sender, message)
-        else:
-            group.step(sender, message)
+            return
+        check_message(message, group.raft.term)
+        check_member(group.sequencer.members, sender, message, group.raft.hears_leader)
+        try:
+            if message.type is MessageType.PROP:
+                self.stewardship.proposed(group, sender, message)
+            else:
+                group.step(sender, message)
+        except LogDiverged as error:
+            self.hosting.quarantine(group, error)
 
     def deliver(self, sender: str, message: Any) -> None:
         """Hand a message between nodes to whoever handles its kind."""

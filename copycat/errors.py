@@ -29,6 +29,10 @@ class InvalidConfig(UsageError):
     """A field of :class:`copycat.Config` has a value that can't work."""
 
 
+class KeyFileInvalid(UsageError):
+    """A key file or a directory of keys is missing, malformed, or open to users whom it is none of the business of."""
+
+
 class InvalidId(UsageError):
     """A text or byte string is no data structure id (26 characters of Crockford base 32, the first not above 7)."""
 
@@ -71,6 +75,10 @@ class StorageVersion(UsageError):
 
 class StorageForeign(UsageError):
     """The data directory belongs to another cluster, or holds something that is not a CopyCat database."""
+
+
+class StorageExposed(UsageError):
+    """The data directory is open to other users of the machine: take their permissions away (``chmod 700``)."""
 
 
 class LeftForGood(UsageError):

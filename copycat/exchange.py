@@ -25,6 +25,7 @@ from copycat.gossip.overlay import Overlay, OverlayProfile
 from copycat.gossip.records import MemberRecord
 from copycat.hostset import CHANGES_PER_MESSAGE_MAX, Delta, Digest, Page, Want
 from copycat.ports import Address
+from copycat.security.guard import Channel
 
 if TYPE_CHECKING:
     from copycat.engine import Engine
@@ -112,7 +113,7 @@ class DirectoryExchange:
             self._subscribe(node_id)
             self.compare_with(node_id)  # what it published before goes unheard
         for frame in outputs.publish:
-            engine.transport.publish([codec.seal_datagram(engine.config.cluster_label, frame)])
+            engine.transport.publish([engine.cluster.guard.seal(Channel.PUBLICATION, frame)])
         for item in outputs.items:
             try:
                 self._take_item(item.origin, item.payload)

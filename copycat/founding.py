@@ -42,6 +42,7 @@ from copycat.genesis import (
     Step,
 )
 from copycat.placement import place, place_available
+from copycat.plausibility import check_genesis, check_record
 from copycat.protocol import JoinAsk, LeaderHint
 
 if TYPE_CHECKING:
@@ -320,6 +321,7 @@ class Founding:
     # --- Paxos ---
 
     def _on_message(self, sender: str, message: CreationMessage) -> None:
+        _check(message)
         self._do(self.acceptor.step(sender, message))
         if isinstance(message, EnrollPage) and self._enrolment is not None:
             self._do(self._enrolment.step(sender, message))
@@ -355,3 +357,14 @@ class Founding:
     def _send_all(self, sends: Iterable[Send]) -> None:
         for send in sends:
             self._engine.send(send.to, send.message)
+
+
+def _check(message: CreationMessage) -> None:
+    """Raise :class:`~copycat.errors.CodecError` for what no group can begin with, before this node believes it."""
+    if isinstance(message, (Accept, Chosen, Promise)):
+        genesis = message.genesis
+        if genesis is not None:
+            check_genesis(genesis)
+    elif isinstance(message, (EnrollPage, HandOver)):
+        for record in message.records:
+            check_record(record)

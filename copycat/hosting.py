@@ -16,7 +16,8 @@ from copycat.entrycache import CacheBudget
 from copycat.errors import CodecError
 from copycat.genesis import Genesis
 from copycat.group import Group
-from copycat.messages import ConfState, Message
+from copycat.messages import LOCAL_APPLY_THREAD, NONE, ConfState, Message
+from copycat.plausibility import check_genesis, is_member
 from copycat.protocol import ReplicaAsk, ReplicaInvite, ReplicaRemoved
 from copycat.records import ReplicaRecord
 from copycat.replicastore import ReplicaStore
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 CACHE_BYTES_PER_GROUP_MAX = 16 << 20
 """Entries of one group that are kept in memory, so that a busy one leaves some of ``log_cache_bytes`` to others."""
 GARBAGE_KEYS_PER_TICK = 2048
+STRANGERS_PER_TICK_MAX = 4096
 
 
 class Hosting:
@@ -40,6 +42,8 @@ class Hosting:
         self.groups: dict[bytes, Group] = {}
         self.cache = CacheBudget(engine.config.log_cache_bytes, CACHE_BYTES_PER_GROUP_MAX)
         self.buried: dict[bytes, tuple[int, ...]] = {}
+        self.quarantined: dict[bytes, Exception] = {}
+        """Replicas that stopped because what their group has committed, or says, can't be; and why."""
         self._ruins: dict[bytes, ReplicaStore] = {}
         self._asked: set[tuple[bytes, int]] = set()
         engine.handlers[ReplicaAsk] = self._on_ask
@@ -57,7 +61,12 @@ class Hosting:
                 self._open(group_id, store)
 
     def create(self, group_id: bytes, raft_id: int, genesis: bytes) -> Group | None:
-        """Host replica ``raft_id``; None if the id is buried, or another replica of the group is here."""
+        """Host replica ``raft_id``; None if the id is buried, or another replica of the group is here.
+
+        Raises :class:`~copycat.errors.CodecError` for a genesis that no group can begin with.
+        """
+        if group_id in self.quarantined:
+            return None
         group = self.groups.get(group_id)
         if group is not None:
             return group if group.raft_id == raft_id else None
@@ -67,7 +76,11 @@ class Hosting:
         ruin = self._ruins.get(group_id)
         if ruin is not None and (not ruin.destroyed or ruin.has_garbage()):
             return None  # what is left of an earlier replica is being cleared away
-        founders = unpack_record(Genesis, genesis).voters
+        first = unpack_record(Genesis, genesis)
+        check_genesis(first)
+        if not NONE < raft_id < LOCAL_APPLY_THREAD:
+            raise CodecError("no raft id")
+        founders = first.voters
         conf_state = ConfState(voters=tuple(sorted(raft_id for raft_id, _ in founders)))
         record = ReplicaRecord(raft_id, genesis, conf_state)
         batch = self._engine.stage(True, _nothing)
@@ -98,6 +111,21 @@ class Hosting:
         self._engine.cluster.hosts_no_more(group)
         log.info("replica removed", extra={"group": group.id.hex(), "raft_id": group.raft_id})
 
+    def quarantine(self, group: Group, error: Exception) -> None:
+        """Stop one replica, and leave what it has on disk: either this disk lost writes, or a member of the group lies.
+
+        It takes part in nothing until the node is started again, and then only as far as it comes. Other groups go on.
+        """
+        if self.groups.get(group.id) is not group:
+            return
+        del self.groups[group.id]
+        self._engine.drop(group)
+        self.quarantined[group.id] = error
+        self._engine.consumers.lost_replica(group)
+        group.end()
+        self._engine.cluster.hosts_no_more(group)
+        log.critical("a replica stops: %s", error, extra={"group": group.id.hex(), "raft_id": group.raft_id})
+
     def tick(self) -> None:
         """One tick of Raft's time for every replica."""
         self._asked.clear()
@@ -125,6 +153,8 @@ class Hosting:
 
     def stranger(self, sender: str, group_id: bytes, message: Message) -> None:
         """A message came for a replica that isn't here: ask its sender what it is, once a tick."""
+        if group_id in self.quarantined or len(self._asked) >= STRANGERS_PER_TICK_MAX:
+            return
         group = self.groups.get(group_id)
         raft_id = message.to
         if raft_id in self.buried.get(group_id, ()):
@@ -170,8 +200,15 @@ class Hosting:
 
     def _on_removed(self, sender: str, removed: ReplicaRemoved) -> None:
         group = self.groups.get(removed.group)
-        if group is not None and group.raft_id == removed.raft_id:
-            self.destroy(group)
+        if group is None or group.raft_id != removed.raft_id:
+            return
+        # While its leader is heard and hasn't removed it, a replica believes members only. One that was left behind may
+        # have a leader that it has never heard of.
+        behind = group.removed or not group.raft.hears_leader
+        hosts = self._engine.cluster.hosts_of(group.id)
+        if not is_member(group.sequencer.members, sender) and not (behind and sender in hosts):
+            raise CodecError(f"node {sender} is no member, and removes one")
+        self.destroy(group)
 
 
 def _nothing() -> None:

@@ -31,6 +31,7 @@ from copycat.nodestore import NodeStore
 from copycat.recovery import Order, Recovery
 from copycat.registry import make_storage, make_transport
 from copycat.runtime import Runtime
+from copycat.security.exposure import check_exposure
 from copycat.status import GroupStatus, Member
 from copycat.subscription import Allocation, Subscription, wait_for
 
@@ -47,7 +48,8 @@ class CopyCat:
     Starting opens the data directory and joins the cluster: it returns once a peer of ``peers_to_contact`` has let this
     node in (or at once, if it founds a new cluster, or has belonged to one before and knows its members).
 
-    Raises :class:`~copycat.errors.InvalidConfig`, :class:`~copycat.errors.UnknownTransport`,
+    Raises :class:`~copycat.errors.InvalidConfig`, :class:`~copycat.errors.KeyFileInvalid`,
+    :class:`~copycat.errors.StorageExposed`, :class:`~copycat.errors.UnknownTransport`,
     :class:`~copycat.errors.UnknownStorage`, :class:`~copycat.errors.AddressInUse`, :class:`~copycat.errors.StorageLocked`,
     :class:`~copycat.errors.StorageVersion`, :class:`~copycat.errors.StorageForeign`,
     :class:`~copycat.errors.LeftForGood`, :class:`~copycat.errors.NodeFailure`, and
@@ -63,18 +65,28 @@ class CopyCat:
         self._lock = threading.Lock()
         self._shut_down = False
         transport = make_transport(config.transport)
+        check_exposure(config, getattr(transport, "in_process", False))
+        credentials = None
+        if config.has_keys:
+            from copycat.security.credentials import load_credentials  # needs an extra
+
+            credentials = load_credentials(config)
         storage = make_storage(config.storage)
         store = NodeStore.open(storage, Path(config.data_dir), config.cluster_label, lambda: str(ULID()))
         try:
             check_may_start(store)
-            address = transport.open(config.bind_address or config.hostname, config.address, config.frame_bytes_max)
+            bind_address = config.bind_address or config.hostname
+            if credentials is None:
+                address = transport.open(bind_address, config.address, config.frame_bytes_max)
+            else:
+                address = transport.open(bind_address, config.address, config.frame_bytes_max, credentials)
         except BaseException:
             storage.close()
             raise
         try:
             rng = random.Random(self._rng.getrandbits(64))
             weigh = functools.partial(measure_weight, config.data_dir)
-            self._engine = Engine(config, address, transport, storage, store, rng, weigh)
+            self._engine = Engine(config, address, transport, storage, store, rng, weigh, credentials)
         except BaseException:
             transport.close()
             storage.close()

@@ -25,22 +25,57 @@ class Lane(enum.IntEnum):
     HEARTBEAT = 3  # datagrams: failure detection
 
 
+PUBLIC_KEY_BYTES = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a node is reached. Identity is the node id, never this."""
+    """Where a node is reached, and by which key it is known there. Identity is the node id, never this.
+
+    ``public_key`` is Curve25519, 32 bytes; empty for a node that has none.
+    """
 
     hostname: str
     copycat_port: int
     gossip_port: int
+    public_key: bytes = b""
 
 
 @dataclass(slots=True)
 class Inbound:
-    """One frame that arrived. ``source`` is set for datagrams only: ``(host, port)`` of the sender."""
+    """One frame that arrived.
+
+    ``source`` is set for datagrams only: ``(host, port)`` of the sender. ``owner`` is whose key the transport has seen the
+    sender use (see :meth:`Credentials.owner_of`); None where it checks no keys.
+    """
 
     lane: Lane
     parts: list[bytes]
     source: tuple[str, int] | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A Curve25519 key pair, 32 bytes each. The secret half shows in no text."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+
+
+class Credentials(Protocol):
+    """Who this node is, and whose connections it takes. Both may change while it runs. For any thread; never waits."""
+
+    @property
+    def generation(self) -> int:
+        """Another number after each change of the rest."""
+
+    @property
+    def key_pair(self) -> KeyPair:
+        """This node's own."""
+
+    def owner_of(self, public_key: bytes) -> str | None:
+        """In whose name that key may speak; None if it is not trusted, or no longer."""
 
 
 @runtime_checkable
@@ -55,10 +90,21 @@ class Transport(Protocol):
 
     All methods are called by one thread at a time, but for :meth:`wake`, which any thread may call, at any time. It need not
     always be the same thread: it changes with a lock in between, so that what one did the next one sees.
+
+    A transport whose frames never leave the process says so by an attribute ``in_process`` that is true; any other binds
+    beyond loopback only with keys, or where the configuration says ``insecure``.
     """
 
-    def open(self, bind_address: str, address: Address, frame_bytes_max: int) -> Address:
+    def open(
+        self, bind_address: str, address: Address, frame_bytes_max: int, credentials: Credentials | None = None
+    ) -> Address:
         """Bind all lanes and return the address as bound: a port given as 0 is chosen free.
+
+        With ``credentials``, whoever can't prove to hold a trusted key is shut out of RAFT, BULK and GOSSIP, in both
+        directions and before a byte of a frame is read; what passes is encrypted; each frame of RAFT and BULK bears its
+        ``owner``; and the address returned bears the public key, as that of every peer does. A key that is trusted no
+        longer loses its connections; a new own key is used from the next :meth:`poll` on. HEARTBEAT is not the
+        transport's to protect. A transport that can't do this raises :class:`~copycat.errors.InvalidConfig`.
 
         RAFT listens on ``copycat_port``; GOSSIP (TCP) and HEARTBEAT (UDP) both on ``gossip_port``. The endpoint of BULK is
         the transport's own business, as long as peers find it from the same address. A longer inbound frame than

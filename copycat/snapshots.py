@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from copycat.codec import pack, pack_snapshot
-from copycat.errors import CodecError, CopyCatError, NodeFailure
+from copycat.errors import CopyCatError, NodeFailure
 from copycat.feed import Feed
 from copycat.messages import Entry, Message, Snapshot
+from copycat.plausibility import check_snapshot
 from copycat.protocol import SnapshotAsk, SnapshotFailed, SnapshotOffer
 from copycat.records import SnapshotMeta, unpack_descriptor
 from copycat.sequencer import Sequencer
@@ -256,8 +257,7 @@ class SnapshotDesk:
             raft.step(message)
             return
         meta = unpack_descriptor(message.snapshot.data)
-        if meta.index != message.snapshot.index or meta.term != message.snapshot.term:
-            raise CodecError("a snapshot that contradicts itself")
+        check_snapshot(message.snapshot, meta)
         self._for_raft = message
         self._fetch_from(sender, meta)
 
@@ -273,6 +273,7 @@ class SnapshotDesk:
         if self.ended:
             return
         meta = unpack_descriptor(snapshot.data)
+        check_snapshot(snapshot, meta)
         usable = self._newest() < meta.index <= self._group.sequencer.index
         if self._fetch is None and usable and meta.index >= self._store.first_index():
             self._fetch_from(sender, meta)

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from copycat import codec, sessions
-from copycat.errors import StorageFailed, UsageError
+from copycat.errors import CodecError, StorageFailed, UsageError
 from copycat.group import Group
 from copycat.ids import DataStructureId
 from copycat.messages import (
@@ -24,6 +24,7 @@ from copycat.messages import (
     Message,
 )
 from copycat.placement import Candidate
+from copycat.plausibility import is_member
 from copycat.protocol import (
     JoinAsk,
     LeaderHint,
@@ -177,6 +178,8 @@ class Stewardship:
     # --- coming and going ---
 
     def _on_join(self, sender: str, ask: JoinAsk) -> None:
+        if ask.node_id != sender:
+            raise CodecError("a node asks to join for another one")
         group = self._engine.hosting.groups.get(ask.group)
         if group is None or not group.leads:
             self._engine.send(sender, LeaderHint(ask.group, self._leader_hint(group, ask.group)))
@@ -203,6 +206,8 @@ class Stewardship:
             self._dismiss(group)
             return
         member = group.sequencer.members.get(ask.raft_id)
+        if member is not None and member.node_id != sender:
+            raise CodecError("a node takes leave for another one")
         if member is not None and ask.raft_id not in group.voters() and not self._changing(group):
             self._change(group, [ConfChangeSingle(ConfChangeType.REMOVE, ask.raft_id)])
 
@@ -436,6 +441,8 @@ class Stewardship:
     def _on_snapshot_offer(self, sender: str, offer: SnapshotOffer) -> None:
         group = self._engine.hosting.groups.get(offer.group)
         if group is not None:
+            if not is_member(group.sequencer.members, sender):
+                raise CodecError("a snapshot from a node that is no member")
             group.snapshots.offered(sender, codec.unpack_snapshot(codec.unpack(offer.snapshot)))
 
     def _on_snapshot_failed(self, sender: str, failed: SnapshotFailed) -> None:

@@ -4,16 +4,20 @@ A directory belongs to CopyCat when it holds a file ``COPYCAT`` that says so and
 file carries the lock: ``flock`` belongs to an open file, not to a process, so a second opener is refused whether it is
 another process, another instance in this one, or came by another path to the same directory; and the kernel frees it
 when the process dies, however it dies. Nothing is ever written into a directory that isn't ours.
+
+What the database holds is nobody else's business: the directory is made for its owner alone (an empty one that is there
+already is made so), and one that others have got permissions on meanwhile is refused.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import weakref
 from pathlib import Path
 
-from copycat.errors import StorageFailed, StorageForeign, StorageLocked
+from copycat.errors import StorageExposed, StorageFailed, StorageForeign, StorageLocked
 
 MARKER = "COPYCAT"
 MARKER_BYTES_MAX = 256
@@ -55,12 +59,14 @@ os.register_at_fork(after_in_child=_forget_claims_in_child)
 def claim(data_dir: Path, storage_name: str) -> Claim:
     """Create ``data_dir`` if it is absent (mode 0700), and hold it for ``storage_name`` alone.
 
-    Raises :class:`~copycat.errors.StorageLocked`, :class:`~copycat.errors.StorageForeign` or
-    :class:`~copycat.errors.StorageFailed`; then nothing is held, and nothing of another owner was touched.
+    Raises :class:`~copycat.errors.StorageLocked`, :class:`~copycat.errors.StorageForeign`,
+    :class:`~copycat.errors.StorageExposed` or :class:`~copycat.errors.StorageFailed`; then nothing is held, and nothing of
+    another owner was touched.
     """
     try:
         _create(data_dir)
         _refuse_foreign(data_dir)
+        _refuse_exposed(data_dir)
         descriptor = os.open(data_dir / MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageFailed(f"can't use data directory {data_dir}: {error}") from error
@@ -99,6 +105,22 @@ def _refuse_foreign(data_dir: Path) -> None:
         raise StorageForeign(
             f"{data_dir} holds something that CopyCat did not write ({example!r}); choose an empty or new data_dir"
         )
+
+
+def _refuse_exposed(data_dir: Path) -> None:
+    exposed = stat.S_IMODE(data_dir.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    if not exposed:
+        return
+    if MARKER not in os.listdir(data_dir):
+        try:
+            data_dir.chmod(0o700)
+            return
+        except PermissionError:
+            pass
+    raise StorageExposed(
+        f"other users have permissions on data directory {data_dir}, which holds everything that is replicated: "
+        "chmod 700 it, and see who could read it meanwhile"
+    )
 
 
 def _mark(data_dir: Path, descriptor: int, storage_name: str) -> None:

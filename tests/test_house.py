@@ -39,12 +39,14 @@ MODULE_LINES_MAX = 500
 FLOORS = (
     ("errors",),
     ("messages", "ids", "ports", "config", "registry", "codec", "protocol", "records", "keys", "status", "metrics"),
+    ("security",),
     ("raft", "gossip"),
     (
         *("channels", "sessions", "sequencer", "outbox", "reads", "feed", "proposer"),
         *("nodestore", "replicastore", "entrycache", "indexranges", "logindex", "pending", "snapshotslots"),
         *("genesis", "acceptor", "creation", "enrolment", "lookup", "hostset", "directory", "placement", "repair"),
     ),
+    ("plausibility",),
     ("subscription", "group", "farewell", "snapshots", "snapshot_making", "transfer"),
     (
         *("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
@@ -253,6 +255,13 @@ def test_only_the_command_line_needs_its_extra(optional: str) -> None:
     ]
     assert users
     assert [name for name in users if not name.startswith("copycat.cli.")] == []
+
+
+def test_only_nodes_with_keys_need_what_seals() -> None:
+    users = [name for name, module in MODULES.items() if any(n.startswith("cryptography") for n in module.imports())]
+    assert users == ["copycat.security.sealing"]
+    loaded = "import copycat, copycat.engine, sys; sys.exit(any(n.startswith('cryptography') for n in sys.modules))"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
 
 
 # --- shape ----------------------------------------------------------------------------------------------------------

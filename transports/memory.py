@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from copycat.errors import AddressInUse
-from copycat.ports import FRAME_PARTS_MAX, Address, Inbound, Lane
+from copycat.ports import FRAME_PARTS_MAX, Address, Credentials, Inbound, Lane
 
 QUEUE_FRAMES_MAX = {Lane.RAFT: 1024, Lane.BULK: 32, Lane.GOSSIP: 1024, Lane.HEARTBEAT: 1024}
 FRAMES_PER_POLL_MAX = 256  # of each lane
@@ -139,6 +139,8 @@ DEFAULT_HUB = MemoryHub()
 class MemoryTransport:
     """:class:`copycat.ports.Transport` among the nodes of one hub, by default the one of the process."""
 
+    in_process = True
+
     def __init__(self, hub: MemoryHub | None = None) -> None:
         self._hub = DEFAULT_HUB if hub is None else hub
         self._inbox: _Inbox | None = None
@@ -153,8 +155,13 @@ class MemoryTransport:
         """How many inbound frames were refused."""
         return 0 if self._inbox is None else self._inbox.dropped
 
-    def open(self, bind_address: str, address: Address, frame_bytes_max: int) -> Address:
-        """See :meth:`copycat.ports.Transport.open`. ``bind_address`` is ignored: ``hostname`` counts."""
+    def open(
+        self, bind_address: str, address: Address, frame_bytes_max: int, credentials: Credentials | None = None
+    ) -> Address:
+        """See :meth:`copycat.ports.Transport.open`. ``bind_address`` is ignored: ``hostname`` counts.
+
+        ``credentials`` keep nobody out: whoever is in the process could read the keys.
+        """
         assert self._inbox is None, "a transport is opened once"
         assert not self._closed, "a closed transport is not opened again: make another"
         inbox = _Inbox(frame_bytes_max)

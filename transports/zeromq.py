@@ -19,6 +19,9 @@ connection's, and shut a restarted peer out.
 
 Frames go one way only; an answer goes over the answerer's own DEALER, so routing ids are dropped on receipt.
 
+With credentials all four ZeroMQ sockets speak CURVE (see ``zeromq_curve``, ``zeromq_gate``). UDP can't; what goes over it is
+sealed by whoever sends it.
+
 This never blocks, never starts a look-up of a name in the caller's thread (see ``resolver``), and keeps nothing for a
 peer that is not connected. It does not bound the number of parts that a hostile peer puts in one message before libzmq
 hands it over: ZMTP has no such bound.
@@ -26,16 +29,19 @@ hands it over: ZMTP has no such bound.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import zmq
 
-from copycat.ports import FRAME_PARTS_MAX, Address, Inbound, Lane
+from copycat.ports import FRAME_PARTS_MAX, Address, Credentials, Inbound, Lane
 from copycat.transports import zeromq_sockets as sockets
 from copycat.transports.resolver import Resolver
 from copycat.transports.wakeup import Wakeup
+from copycat.transports.zeromq_curve import Change, Curve
+from copycat.transports.zeromq_gate import Gate
 from copycat.transports.zeromq_links import PACKED, Link, unpack_parts
 from copycat.transports.zeromq_subscriptions import Subscriptions
 
@@ -53,6 +59,12 @@ class _Peer:
     bulk: Link | None = None  # most peers never get a snapshot from here
 
 
+@dataclass(slots=True, eq=False)
+class _Listener:
+    socket: zmq.Socket[bytes]
+    endpoint: str
+
+
 class ZeroMQTransport:
     """:class:`copycat.ports.Transport` over TCP and UDP. ``dropped`` counts the inbound frames that were refused."""
 
@@ -63,29 +75,42 @@ class ZeroMQTransport:
         self._wakeup = Wakeup()
         self._peers: dict[str, _Peer] = {}
         self._names_changed = False
+        self._unbound: list[_Listener] = []
 
-    def open(self, bind_address: str, address: Address, frame_bytes_max: int) -> Address:
+    def open(
+        self, bind_address: str, address: Address, frame_bytes_max: int, credentials: Credentials | None = None
+    ) -> Address:
         """See :meth:`copycat.ports.Transport.open`. ``bind_address`` may be a name, a number, ``*`` or empty (all)."""
         assert not self._opened, "a transport is opened once"
         assert not self._closed, "a closed transport is not opened again: make another"
+        self._curve = Curve(credentials)
         host = sockets.numeric_bind_address(bind_address)
         self._ipv6 = ":" in host
         self._frame_bytes_max = frame_bytes_max
         self._context = sockets.context()
-        try:
+        self._gate = Gate(self._context, credentials)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._end_context)
             self._router = self._make(zmq.ROUTER, sockets.RAFT_QUEUE_FRAMES_MAX)
+            undo.callback(self._router.close)
+            self._publisher = sockets.publisher(self._context, self._ipv6)
+            undo.callback(self._publisher.close)
+            for listener, name in ((self._router, "raft"), (self._publisher, "gossip")):
+                self._curve.listen(listener)
+                self._gate.watch(listener, name)
+            self._gate.start()
             copycat_port = sockets.bind_router(self._router, host, address.copycat_port)
-            gossip = sockets.bind_gossip(self._context, host, address.gossip_port)
-            self._publisher, self._datagrams = gossip.publisher, gossip.datagrams
+            gossip = sockets.bind_gossip(self._publisher, host, address.gossip_port)
+            self._datagrams = gossip.datagrams
+            undo.callback(self._datagrams.close)
             self._resolver = Resolver(self._datagrams.family, self._on_names_changed)
-            try:
-                self._subscriptions = Subscriptions(self._context, self._ipv6, frame_bytes_max, self._resolver)
-            except BaseException:
-                self._datagrams.close()
-                raise
-        except BaseException:
-            self._context.destroy(linger=0)
-            raise
+            part_bytes_max = frame_bytes_max + self._curve.overhead_bytes
+            self._subscriptions = Subscriptions(self._context, self._ipv6, part_bytes_max, self._resolver, self._curve)
+            undo.pop_all()
+        self._listeners = (
+            _Listener(self._router, sockets.endpoint(host, copycat_port)),
+            _Listener(self._publisher, sockets.endpoint(host, gossip.port)),
+        )
         wakeup_descriptor = self._wakeup.open()
         self._poller = zmq.Poller()
         for receiver in (self._router, self._subscriptions.socket):
@@ -93,7 +118,8 @@ class ZeroMQTransport:
         self._poller.register(self._datagrams.fileno(), zmq.POLLIN)
         self._poller.register(wakeup_descriptor, zmq.POLLIN)
         self._opened = True
-        return replace(address, copycat_port=copycat_port, gossip_port=gossip.port)
+        public_key = self._curve.public_key
+        return replace(address, copycat_port=copycat_port, gossip_port=gossip.port, public_key=public_key)
 
     def connect(self, node_id: str, address: Address) -> None:
         """See :meth:`copycat.ports.Transport.connect`. The same address again keeps the connection."""
@@ -157,6 +183,11 @@ class ZeroMQTransport:
             ready = self._poller.poll(timeout_ms)
         finally:
             wakeup.disarm()
+        change = self._curve.look()
+        if change:
+            self._follow(change)
+        if self._unbound:
+            self._bind_again()
         if self._names_changed:
             self._connect_resolved()
         self._subscriptions.tend()
@@ -193,41 +224,81 @@ class ZeroMQTransport:
         self._publisher.close()
         self._router.close()
         self._datagrams.close()
-        self._context.term()
+        self._end_context()
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _end_context(self) -> None:
+        self._gate.close()
+        self._context.term()
+        self._gate.join()
+
     def _make(self, kind: int, queue_frames_max: int) -> zmq.Socket[bytes]:
-        return sockets.make(self._context, kind, self._ipv6, self._frame_bytes_max, queue_frames_max)
+        part_bytes_max = self._frame_bytes_max + self._curve.overhead_bytes
+        return sockets.make(self._context, kind, self._ipv6, part_bytes_max, queue_frames_max)
 
     def _link(self, address: Address, lane: Lane) -> Link:
+        queue_frames_max = sockets.RAFT_QUEUE_FRAMES_MAX if lane is Lane.RAFT else sockets.BULK_QUEUE_FRAMES_MAX
         return Link(
             address.hostname,
             address.copycat_port,
             _TAGS[lane],
             self._resolver,
-            self._make_raft_dealer if lane is Lane.RAFT else self._make_bulk_dealer,
+            lambda: self._make_dealer(queue_frames_max, address.public_key),
         )
 
-    def _make_raft_dealer(self) -> zmq.Socket[bytes]:
-        dealer = self._make(zmq.DEALER, sockets.RAFT_QUEUE_FRAMES_MAX)
+    def _make_dealer(self, queue_frames_max: int, public_key: bytes) -> zmq.Socket[bytes] | None:
+        if not self._curve.trusts(public_key):
+            return None
+        dealer = self._make(zmq.DEALER, queue_frames_max)
         dealer.set(zmq.IMMEDIATE, 1)
+        self._curve.call(dealer, public_key)
         return dealer
 
-    def _make_bulk_dealer(self) -> zmq.Socket[bytes]:
-        dealer = self._make(zmq.DEALER, sockets.BULK_QUEUE_FRAMES_MAX)
-        dealer.set(zmq.IMMEDIATE, 1)
-        return dealer
+    def _follow(self, change: Change) -> None:
+        """Keys have changed: from now on speak with those who are trusted now, and with the key of now.
+
+        A new own key needs a new bind, which ends what came in by the old one. Peers come back once they have been told
+        of the new key: what goes out goes on, and gossip needs no connection.
+        """
+        self._gate.look_again()
+        new_key = Change.OWN_KEY in change
+        for peer in self._peers.values():
+            if new_key or not self._curve.trusts(peer.address.public_key):
+                for link in (peer.raft, peer.bulk):
+                    if link is not None:
+                        link.renew()
+        self._subscriptions.renew(new_key)
+        if new_key:
+            for listener in self._listeners:
+                self._curve.listen(listener.socket)
+                if listener not in self._unbound:
+                    listener.socket.unbind(listener.endpoint)
+                    self._unbound.append(listener)
+
+    def _bind_again(self) -> None:
+        """libzmq's own thread takes a moment to let go of a port: try until it has."""
+        for listener in list(self._unbound):
+            try:
+                listener.socket.bind(listener.endpoint)
+            except zmq.ZMQError:
+                continue
+            self._unbound.remove(listener)
 
     def _receive_frames(self, raft: list[Inbound], bulk: list[Inbound]) -> None:
-        receive, raft_tag, bulk_tag = self._router.recv, _TAGS[Lane.RAFT], _TAGS[Lane.BULK]
+        receive, curve = self._router.recv, self._curve
+        raft_tag, bulk_tag = _TAGS[Lane.RAFT], _TAGS[Lane.BULK]
+        owner: str | None = None
         frames_left, bytes_left = FRAMES_PER_POLL_MAX, BYTES_PER_POLL_MAX
         while frames_left > 0 and bytes_left > 0:
             frames_left -= 1
             try:
-                receive(zmq.NOBLOCK)  # the routing id; the rest of a message is there with its first part
+                # The routing id; the rest of a message is there with its first part. Only what isn't copied tells whose it is.
+                routing_id = receive(zmq.NOBLOCK, copy=not curve.on)
             except zmq.Again:
                 return
+            if curve.on:
+                owner = curve.owner_of(str(routing_id["User-Id"]))
             part = receive(zmq.NOBLOCK, copy=False)
             tag = part.bytes
             parts: list[bytes] = []
@@ -241,12 +312,12 @@ class ZeroMQTransport:
                 parts = unpacked or []
             length = sum(map(len, parts))
             bytes_left -= length
-            if not 0 < len(parts) <= FRAME_PARTS_MAX or length > self._frame_bytes_max:
+            if not 0 < len(parts) <= FRAME_PARTS_MAX or length > self._frame_bytes_max or (curve.on and owner is None):
                 self.dropped += 1
             elif tag == raft_tag:
-                raft.append(Inbound(Lane.RAFT, parts))
+                raft.append(Inbound(Lane.RAFT, parts, None, owner))
             elif tag == bulk_tag:
-                bulk.append(Inbound(Lane.BULK, parts))
+                bulk.append(Inbound(Lane.BULK, parts, None, owner))
             else:
                 self.dropped += 1
             if not int(self._router.get(zmq.EVENTS)) & zmq.POLLIN:  # an exception that says so costs many times as much

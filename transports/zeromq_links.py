@@ -54,8 +54,9 @@ class Link:
     __slots__ = ("_host", "_make_dealer", "_port", "_refusing_since", "_resolver", "_socket", "_tag")
 
     def __init__(
-        self, host: str, port: int, tag: bytes, resolver: Resolver, make_dealer: Callable[[], zmq.Socket[bytes]]
+        self, host: str, port: int, tag: bytes, resolver: Resolver, make_dealer: Callable[[], zmq.Socket[bytes] | None]
     ) -> None:
+        """``make_dealer`` says None where the peer's key is not trusted: it is asked again at the next frame."""
         self._host = host
         self._port = port
         self._tag = tag
@@ -95,12 +96,20 @@ class Link:
             socket = self._make_dealer()
         except zmq.ZMQError:  # out of descriptors: the peer counts as unreachable until there are some
             return
+        if socket is None:
+            return
         try:
             socket.connect(endpoint(numeric, self._port))
         except zmq.ZMQError:
             socket.close()
             return
         self._socket = socket
+
+    def renew(self) -> None:
+        """Drop the connection and what is queued, and begin anew, with the keys of now."""
+        self.close()
+        self._refusing_since = None
+        self.build()
 
     def close(self) -> None:
         """Drop the connection and what is queued. May be called twice."""

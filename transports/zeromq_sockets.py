@@ -67,10 +67,9 @@ def make(
 
 
 @dataclass(slots=True)
-class GossipSockets:
-    """TCP and UDP on one number."""
+class GossipPort:
+    """A number that has both: the publisher on TCP, and this socket on UDP."""
 
-    publisher: zmq.Socket[bytes]
     datagrams: socket.socket
     port: int
 
@@ -100,14 +99,19 @@ def bind_router(router: zmq.Socket[bytes], host: str, port: int) -> int:
     return _bound_port(router)
 
 
-def bind_gossip(within: zmq.Context[zmq.Socket[bytes]], host: str, port: int) -> GossipSockets:
-    """A publisher and a datagram socket on one number, a free one if ``port`` is 0. All or nothing.
+def publisher(within: zmq.Context[zmq.Socket[bytes]], ipv6: bool) -> zmq.Socket[bytes]:
+    """A PUB; what subscribers send it is short."""
+    return make(within, zmq.PUB, ipv6, SUBSCRIPTION_BYTES_MAX, GOSSIP_QUEUE_FRAMES_MAX)
+
+
+def bind_gossip(publisher: zmq.Socket[bytes], host: str, port: int) -> GossipPort:
+    """Bind ``publisher`` and a datagram socket to one number, a free one if ``port`` is 0. All or nothing.
 
     Raises :class:`~copycat.errors.AddressInUse`, :class:`~copycat.errors.NodeFailure`.
     """
     for _ in range(PORT_TRIES_MAX):
         try:
-            return _bind_gossip_once(within, host, port)
+            return _bind_gossip_once(publisher, host, port)
         except AddressInUse:
             if port:
                 raise
@@ -116,7 +120,7 @@ def bind_gossip(within: zmq.Context[zmq.Socket[bytes]], host: str, port: int) ->
     )
 
 
-def _bind_gossip_once(within: zmq.Context[zmq.Socket[bytes]], host: str, port: int) -> GossipSockets:
+def _bind_gossip_once(publisher: zmq.Socket[bytes], host: str, port: int) -> GossipPort:
     ipv6 = ":" in host
     datagrams = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -129,16 +133,14 @@ def _bind_gossip_once(within: zmq.Context[zmq.Socket[bytes]], host: str, port: i
         except OSError as error:
             raise translated(error, "gossip_port", host, port, "UDP") from error
         bound = int(datagrams.getsockname()[1])
-        publisher = make(within, zmq.PUB, ipv6, SUBSCRIPTION_BYTES_MAX, GOSSIP_QUEUE_FRAMES_MAX)
         try:
             publisher.bind(endpoint(host, bound))
         except zmq.ZMQError as error:
-            publisher.close()
             raise translated(error, "gossip_port", host, bound, "TCP") from error
     except BaseException:
         datagrams.close()
         raise
-    return GossipSockets(publisher, datagrams, bound)
+    return GossipPort(datagrams, bound)
 
 
 def _bound_port(bound: zmq.Socket[bytes]) -> int:

@@ -14,6 +14,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from copycat.ports import Address
 from copycat.transports.resolver import Resolver
+from copycat.transports.zeromq_curve import Curve
 from copycat.transports.zeromq_sockets import GOSSIP_QUEUE_FRAMES_MAX, endpoint, make
 
 TEND_EVERY_S = 0.5  # seldom enough to cost nothing: the monitor is not among the sockets that each poll waits on
@@ -23,6 +24,7 @@ _MONITORED = (
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 
 
@@ -30,9 +32,11 @@ class Subscriptions:
     """The SUB and who it is connected to. For one thread."""
 
     def __init__(
-        self, within: zmq.Context[zmq.Socket[bytes]], ipv6: bool, part_bytes_max: int, resolver: Resolver
+        self, within: zmq.Context[zmq.Socket[bytes]], ipv6: bool, part_bytes_max: int, resolver: Resolver, curve: Curve
     ) -> None:
         self._resolver = resolver
+        self._curve = curve
+        self._keys: dict[str, bytes] = {}  # endpoint -> the key that is demanded there
         self._wanted: dict[str, Address] = {}
         self._endpoints: dict[str, str] = {}  # by node id; two ids may share one, when a node was wiped
         self._lost: dict[str, float] = {}  # endpoint -> when to heal it
@@ -63,15 +67,32 @@ class Subscriptions:
             self._disconnect(where)
 
     def connect_resolved(self) -> None:
-        """Connect to those whose names have become known."""
-        for node_id, address in self._wanted.items():
-            if node_id in self._endpoints:
+        """Connect to those whose names have become known, or whose keys are trusted by now.
+
+        Where two ids share an address, one of them is of the past: the key that was told last is the one to demand.
+        """
+        done: set[str] = set()
+        for node_id, address in reversed(self._wanted.items()):
+            if node_id in self._endpoints or not self._curve.trusts(address.public_key):
                 continue
             numeric = self._resolver.lookup(address.hostname)
-            if numeric is not None:
-                where = endpoint(numeric, address.gossip_port)
-                if where in self._endpoints.values() or self._connect(where):
-                    self._endpoints[node_id] = where
+            if numeric is None:
+                continue
+            where = endpoint(numeric, address.gossip_port)
+            shared = where in self._endpoints.values()
+            if shared and where not in done and self._keys[where] != address.public_key:
+                self._disconnect(where)
+                shared = False
+            if shared or self._connect(where, address.public_key):
+                self._endpoints[node_id] = where
+                done.add(where)
+
+    def renew(self, all_of_them: bool) -> None:
+        """Keys have changed: end what is trusted no longer, or everything, and connect to whoever may be heard now."""
+        for where, key in list(self._keys.items()):
+            if all_of_them or not self._curve.trusts(key):
+                self._give_up(where)
+        self.connect_resolved()
 
     def tend(self) -> None:
         """Find lost connections, and connect those anew that don't come back by themselves. Cheap when called often."""
@@ -105,20 +126,27 @@ class Subscriptions:
         if not self._lost:
             return
         for where in [where for where, due in self._lost.items() if due <= now]:
-            del self._lost[where]
-            self._disconnect(where)
-            for node_id in [node_id for node_id, used in self._endpoints.items() if used == where]:
-                del self._endpoints[node_id]
+            self._give_up(where)
         self.connect_resolved()
 
-    def _connect(self, where: str) -> bool:
+    def _give_up(self, where: str) -> None:
+        self._lost.pop(where, None)
+        self._disconnect(where)
+        for node_id in [node_id for node_id, used in self._endpoints.items() if used == where]:
+            del self._endpoints[node_id]
+
+    def _connect(self, where: str, public_key: bytes) -> bool:
+        if not self._curve.call(self.socket, public_key):
+            return False
         try:
             self.socket.connect(where)
         except zmq.ZMQError:
             return False
+        self._keys[where] = public_key
         return True
 
     def _disconnect(self, where: str) -> None:
+        self._keys.pop(where, None)
         try:
             self.socket.disconnect(where)
         except zmq.ZMQError:  # libzmq has given it up already

@@ -14,6 +14,7 @@ from copycat.cli.bench import bench
 from copycat.cli.demo import demo
 from copycat.cli.health import health
 from copycat.cli.inspect import inspect
+from copycat.cli.keys import gossip_keys, keygen, trust
 from copycat.cli.node import node
 from copycat.cli.operating import forget, leave, recover, replicas, transfer_leader
 from copycat.cli.seeing import groups, members, status, top
@@ -34,6 +35,7 @@ for command in (
     *(node, demo, bench),
     *(status, members, groups, top, health, inspect),
     *(transfer_leader, replicas, forget, leave, recover),
+    *(keygen, trust, gossip_keys),
 ):
     root.add_command(command)
 

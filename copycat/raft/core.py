@@ -83,7 +83,7 @@ def step(raft: Raft, message: Message) -> None:
 def _enter_higher_term(raft: Raft, message: Message) -> bool:
     """Follow into the message's term, if it proves that there is one. False if the message is to be ignored."""
     kind = message.type
-    if kind in _VOTE_REQUESTS and message.context != election.TRANSFER_CONTEXT and _hears_leader(raft):
+    if kind in _VOTE_REQUESTS and message.context != election.TRANSFER_CONTEXT and hears_leader(raft):
         return False
     if kind == _Type.PRE_VOTE or (kind == _Type.PRE_VOTE_RESP and not message.reject):
         return True  # a term that may never be
@@ -91,7 +91,8 @@ def _enter_higher_term(raft: Raft, message: Message) -> bool:
     return True
 
 
-def _hears_leader(raft: Raft) -> bool:
+def hears_leader(raft: Raft) -> bool:
+    """Whether the lease of check-quorum holds, during which nobody else is voted for."""
     return raft.check_quorum and raft.lead != NONE and raft.election_elapsed < raft.election_tick
 
 

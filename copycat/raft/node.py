@@ -302,6 +302,11 @@ class RawNode:
         return raft.lead == NONE or raft.election_elapsed > 2 * raft.randomized_election_timeout
 
     @property
+    def hears_leader(self) -> bool:
+        """Whether this replica leads, or has heard its leader within an election timeout."""
+        return core.hears_leader(self.raft)
+
+    @property
     def restoring(self) -> bool:
         """Whether Raft took a snapshot that was not handed out to be installed yet."""
         return self.raft.log.unstable.new_snapshot() is not None

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from copycat.ports import FRAME_PARTS_MAX, Address, Inbound, Lane
+from copycat.ports import FRAME_PARTS_MAX, Address, Credentials, Inbound, Lane
 from copycat.testing.clock import Timeline
 
 INBOX_FRAMES_MAX = 20_000
@@ -186,7 +186,9 @@ class SimulatedTransport:
 
     # --- the port ---
 
-    def open(self, bind_address: str, address: Address, frame_bytes_max: int) -> Address:
+    def open(
+        self, bind_address: str, address: Address, frame_bytes_max: int, credentials: Credentials | None = None
+    ) -> Address:
         self._frame_bytes_max = frame_bytes_max
         self._gossip = (address.hostname, address.gossip_port)
         self._network.bind(self)

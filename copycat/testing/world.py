@@ -127,6 +127,8 @@ class SimulatedNode:
         """Why the last process stopped by itself."""
         self.faulty = False
         """Whether a fault of the disk was injected, so that stopping is what a node must do."""
+        self.misled = False
+        """Whether forged messages are sent to it, so that a replica may have to stop."""
         self.crash_after_writes = 0
         """Crash when so many more writes are on the disk and the answers have gone; 0: don't."""
         self.on_start: Callable[[SimulatedNode], None] | None = None
@@ -275,6 +277,9 @@ class SimulatedNode:
             self._write()
             if self.engine is not engine:
                 return
+        if engine.hosting.quarantined and not self.faulty and not self.misled:
+            error = next(iter(engine.hosting.quarantined.values()))
+            raise SimulationError("a replica stopped without a fault", f"{self.host}: {error!r}") from error
         for check in world.after_turn:
             check(self)
         if self.crash_after_writes and self.answered >= self.crash_after_writes:

@@ -158,11 +158,11 @@ def test_a_free_gossip_port_is_looked_for_until_both_protocols_have_it(
 ) -> None:
     once, tries = zeromq_sockets._bind_gossip_once, []
 
-    def fails_twice(within: zmq.Context[zmq.Socket[bytes]], host: str, port: int) -> zeromq_sockets.GossipSockets:
+    def fails_twice(publisher: zmq.Socket[bytes], host: str, port: int) -> zeromq_sockets.GossipPort:
         tries.append(port)
         if len(tries) < 3:
             raise AddressInUse("taken on TCP")
-        return once(within, host, port)
+        return once(publisher, host, port)
 
     monkeypatch.setattr(zeromq_sockets, "_bind_gossip_once", fails_twice)
     _, address = opened()

@@ -1,0 +1,134 @@
+"""What can't be true of a message for a replica, whoever says it, and who may say it at all.
+
+Raft believes its members (docs/security.md says what); this keeps what no member could mean from getting as far as Raft's
+arithmetic, the log or the disk, and the affairs of a group among its members. Whatever is refused here raises
+:class:`~copycat.errors.CodecError`, is counted and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+
+from copycat.errors import CodecError, InvalidConfChange
+from copycat.genesis import Genesis, Record
+from copycat.messages import LOCAL_APPLY_THREAD, NONE, EntryType, Message, MessageType, Snapshot
+from copycat.raft.confchange import Configuration, unpack_conf_change
+from copycat.records import SnapshotMeta
+from copycat.sequencer import Replica, Sequencer, unpack_context
+from copycat.sessions import check_proposed
+
+INDEX_MAX = 1 << 62
+NUMBER_MAX = (1 << 63) - 1
+"""In any message between nodes: one that is counted on from there still fits into 64 bits."""
+TERM_LEAP_MAX = 1 << 32
+"""By how much a message's term may be beyond a replica's own: nobody stands for election so often."""
+VOTERS_MAX = 99
+_WITHOUT_TERM = frozenset({MessageType.PROP, MessageType.READ_INDEX})
+
+
+def check_message(message: Message, term: int) -> None:
+    """Raises for what no replica sends to one whose term is ``term``."""
+    if not NONE < message.sender < LOCAL_APPLY_THREAD:
+        raise CodecError("a message of nobody")
+    if message.type not in _WITHOUT_TERM and not 0 < message.term <= term + TERM_LEAP_MAX:
+        raise CodecError(f"term {message.term} can't follow {term}")
+    if max(message.index, message.commit, message.reject_hint) > INDEX_MAX or message.log_term > term + TERM_LEAP_MAX:
+        raise CodecError("an index or a term beyond any log")
+    if (message.type is MessageType.SNAP) != (message.snapshot is not None):
+        raise CodecError("a snapshot that isn't there, or doesn't belong there")
+    if message.type is MessageType.PROP and not message.entries:
+        raise CodecError("a proposal of nothing")
+    if message.type is MessageType.APP:
+        _check_entries(message)
+
+
+def check_member(members: Mapping[int, Replica], sender: str, message: Message, hears_leader: bool) -> None:
+    """Raises unless node ``sender`` may speak as the replica that the message names.
+
+    A replica lives on one node as long as it lives. One that isn't known yet is believed only by those who hear no leader:
+    they may have missed that it joined.
+    """
+    if message.type is MessageType.TRANSFER_LEADER:  # a member asks, and names whom it wishes for
+        if not is_member(members, sender):
+            raise CodecError("a leader is wished for by no member")
+        return
+    member = members.get(message.sender)
+    if member is not None:
+        if member.node_id != sender:
+            raise CodecError(f"node {sender} speaks as a replica of another one")
+    elif hears_leader or message.type in _WITHOUT_TERM:
+        raise CodecError("the replica is no member")
+
+
+def check_numbers(value: object) -> None:
+    """Raises for a message between nodes with a number, however deep in it, that nothing can be counted on from."""
+    if isinstance(value, int):
+        if not -NUMBER_MAX <= value <= NUMBER_MAX:
+            raise CodecError("a number beyond all counting")
+    elif isinstance(value, tuple):
+        for item in value:
+            check_numbers(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            check_numbers(getattr(value, field.name))
+
+
+def check_record(record: Record) -> None:
+    """Raises for what no acceptor knows of a group."""
+    if len(record.group_id) != 16 or (record.chosen and record.genesis is None):
+        raise CodecError("a record of no group")
+    if record.genesis is not None:
+        check_genesis(record.genesis)
+        if record.genesis.group_id != record.group_id:
+            raise CodecError("a record of another group")
+
+
+def is_member(members: Mapping[int, Replica], node_id: str) -> bool:
+    """Whether the node hosts one of these."""
+    return any(member.node_id == node_id for member in members.values())
+
+
+def check_genesis(genesis: Genesis) -> None:
+    """Raises for a first configuration that no group can begin with."""
+    raft_ids = {raft_id for raft_id, _ in genesis.voters}
+    nodes = {node_id for _, node_id in genesis.voters}
+    if (
+        len(genesis.group_id) != 16
+        or not 0 < len(genesis.voters) <= VOTERS_MAX
+        or len(raft_ids) != len(genesis.voters)
+        or len(nodes) != len(genesis.voters)
+        or not all(NONE < raft_id < LOCAL_APPLY_THREAD for raft_id in raft_ids)
+        or not 0 < genesis.replicas <= VOTERS_MAX
+        or not 0 <= genesis.data_center_replicas <= VOTERS_MAX
+    ):
+        raise CodecError("a genesis that no group can begin with")
+
+
+def check_snapshot(snapshot: Snapshot, meta: SnapshotMeta) -> None:
+    """Raises for a snapshot, and what it says it is, that could not be taken over."""
+    if (meta.index, meta.term, meta.conf_state) != (snapshot.index, snapshot.term, snapshot.conf_state):
+        raise CodecError("a snapshot that contradicts itself")
+    try:
+        Configuration.of(meta.conf_state)
+    except InvalidConfChange as error:
+        raise CodecError(f"a snapshot of a group that can't be: {error}") from error
+    if max(meta.index, meta.size, meta.chunk_count) > INDEX_MAX or meta.chunk_count > meta.size:
+        raise CodecError("a snapshot of an impossible size")
+    if meta.size == 0 and meta.checksum:
+        raise CodecError("a checksum of nothing")
+    if Sequencer.unpack(meta.state).index != meta.index:
+        raise CodecError("a snapshot whose state is of another place")
+
+
+def _check_entries(message: Message) -> None:
+    term = message.log_term
+    for entry in message.entries:
+        if not term <= entry.term <= message.term:
+            raise CodecError("terms that go back, or are still to come")
+        term = entry.term
+        if entry.type is EntryType.NORMAL:
+            if entry.data:
+                check_proposed(entry.data)
+        else:
+            unpack_context(unpack_conf_change(entry.data).context)
