@@ -298,7 +298,7 @@ class Engine:
             self.hosting.stranger(sender, group_id, message)
             return
         check_message(message, group.raft.term)
-        check_member(group.sequencer.members, sender, message, group.raft.hears_leader)
+        check_member(group.sequencer.members, sender, message, group.raft.heard_leader)
         try:
             if message.type is MessageType.PROP:
                 self.stewardship.proposed(group, sender, message)

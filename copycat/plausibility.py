@@ -25,6 +25,8 @@ TERM_LEAP_MAX = 1 << 32
 """By how much a message's term may be beyond a replica's own: nobody stands for election so often."""
 VOTERS_MAX = 99
 _WITHOUT_TERM = frozenset({MessageType.PROP, MessageType.READ_INDEX})
+_PASSED_ON = _WITHOUT_TERM | {MessageType.TRANSFER_LEADER}
+"""What a replica that doesn't lead sends on to who it thinks does."""
 
 
 def check_message(message: Message, term: int) -> None:
@@ -43,21 +45,22 @@ def check_message(message: Message, term: int) -> None:
         _check_entries(message)
 
 
-def check_member(members: Mapping[int, Replica], sender: str, message: Message, hears_leader: bool) -> None:
+def check_member(members: Mapping[int, Replica], sender: str, message: Message, known_leader: int) -> None:
     """Raises unless node ``sender`` may speak as the replica that the message names.
 
-    A replica lives on one node as long as it lives. One that isn't known yet is believed only by those who hear no leader:
-    they may have missed that it joined.
+    A replica lives on one node as long as it lives. One that isn't known yet is believed by those who hear no leader, since
+    they may have missed that it joined, and then for as long as it leads. ``known_leader`` is who that is; ``NONE``: nobody
+    is heard. What is passed on names whoever asked first, so there it is the node that must host a member.
     """
-    if message.type is MessageType.TRANSFER_LEADER:  # a member asks, and names whom it wishes for
+    if message.type in _PASSED_ON:
         if not is_member(members, sender):
-            raise CodecError("a leader is wished for by no member")
+            raise CodecError(f"node {sender} is no member, and asks for something")
         return
     member = members.get(message.sender)
     if member is not None:
         if member.node_id != sender:
             raise CodecError(f"node {sender} speaks as a replica of another one")
-    elif hears_leader or message.type in _WITHOUT_TERM:
+    elif known_leader not in (NONE, message.sender):
         raise CodecError("the replica is no member")
 
 

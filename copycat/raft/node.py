@@ -307,6 +307,11 @@ class RawNode:
         return core.hears_leader(self.raft)
 
     @property
+    def heard_leader(self) -> int:
+        """That leader, or ``NONE``."""
+        return self.raft.lead if core.hears_leader(self.raft) else NONE
+
+    @property
     def restoring(self) -> bool:
         """Whether Raft took a snapshot that was not handed out to be installed yet."""
         return self.raft.log.unstable.new_snapshot() is not None
