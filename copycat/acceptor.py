@@ -80,6 +80,16 @@ class Acceptor:
         """What this node alone knows of ``group_id``. None does not mean that the group doesn't exist."""
         return self._records.get(group_id)
 
+    def undecided(self) -> list[bytes]:
+        """Groups that this node has accepted, that may exist for all it knows, and that would have a voter here."""
+        return [
+            record.group_id
+            for record in self._records.values()
+            if record.genesis is not None
+            and not record.chosen
+            and any(node_id == self.node_id for _, node_id in record.genesis.voters)
+        ]
+
     # --- membership, told by gossip and by the node's life -------------------------------------------------------
 
     def found(self) -> Step:

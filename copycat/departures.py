@@ -152,7 +152,8 @@ class Departures:
         if self.stage is Stage.HANDING_OVER and self._handed_over():
             self.stage = Stage.SEALING
             engine.founding.depart()
-        if self.stage is Stage.SEALING and engine.founding.has_departed:
+        # A group that was created meanwhile may have a voter here: that, too, is handed over before anybody calls it gone.
+        if self.stage is Stage.SEALING and engine.founding.has_departed and not engine.hosting.groups:
             self.stage = Stage.ANNOUNCING
         if self.stage is Stage.ANNOUNCING and engine.now >= self._announce_at:
             self._announce()
@@ -166,7 +167,7 @@ class Departures:
 
     def _handed_over(self) -> bool:
         engine = self._engine
-        return not engine.hosting.groups and engine.founding.idle
+        return not engine.hosting.groups and engine.founding.idle and engine.founding.settle_places()
 
     def _announce(self) -> None:
         engine = self._engine

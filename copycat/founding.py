@@ -68,6 +68,7 @@ FIRST_KIND = 32
 ROSTER_KEY = "roster"
 RECORD_PREFIX = "genesis/"
 JOIN_AGAIN_S = 0.25
+SETTLE_S = 5.0
 PATIENCE = 0.9
 """The share of its time after which a wish ends, so that whoever waits hears why instead of timing out."""
 
@@ -119,6 +120,8 @@ class Founding:
         self._enrolment: Enrolment | None = None
         self._departure: Departure | None = None
         self._searches: dict[bytes, Search] = {}
+        self._settling: dict[bytes, Creation] = {}
+        self._absent: set[bytes] = set()
         for number, kind in enumerate(MESSAGES):
             engine.registry.register(FIRST_KIND + number, kind)
             engine.handlers[kind] = self._on_message
@@ -159,6 +162,31 @@ class Founding:
     def idle(self) -> bool:
         """Whether no local wish is under way."""
         return not self._searches
+
+    def settle_places(self) -> bool:
+        """Whether every group is decided that may have a voter on this node; else see to that.
+
+        Who leaves while a group that names it is being decided would take a vote away that the group then needs: it takes its
+        place first, and hands it over as any other.
+        """
+        engine = self._engine
+        if self.acceptor.standing is not Standing.READY:
+            return True  # it has been seen to before the votes were sealed
+        for group_id in self.acceptor.undecided():
+            if group_id not in self._settling and group_id not in self._absent:
+                roster = self.acceptor.roster
+                self._settling[group_id] = Creation(
+                    engine.node_id, group_id, None, roster.known, roster.left, engine.rng, engine.now, SETTLE_S
+                )
+        for group_id, creation in list(self._settling.items()):
+            self._send_all(creation.tick(engine.now))
+            if creation.outcome is not None:
+                del self._settling[group_id]
+                if creation.outcome.verdict is Verdict.ABSENT:
+                    self._absent.add(group_id)
+                elif creation.outcome.genesis is not None:
+                    self._take_place(creation.outcome.genesis)
+        return not self._settling
 
     @property
     def ready(self) -> bool:
@@ -329,6 +357,8 @@ class Founding:
             self._send_all(self._departure.step(sender, message))
         if isinstance(message, Chosen):
             self._on_chosen(message.genesis)
+        for settling in self._settling.values():
+            self._send_all(settling.step(sender, message, self._engine.now))
         for search in list(self._searches.values()):
             if search.creation is not None:
                 self._send_all(search.creation.step(sender, message, self._engine.now))

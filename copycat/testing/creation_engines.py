@@ -159,7 +159,8 @@ class Life:
             error = wish.outcome.result()
             self.refused += error is not None
             self.served += error is None
-            if error is not None and not isinstance(error, ClusterError):
+            stopped = isinstance(error, GivenUp) and wish.node.faulty
+            if error is not None and not stopped and not isinstance(error, ClusterError):
                 raise SimulationError("an error of the wrong kind", repr(error))
         for wish in self.wishes:
             lives = wish.node.engine is not None and wish.node.starts == wish.life

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import Future
 
 import pytest
 
@@ -14,6 +15,7 @@ from copycat.genesis import (
     Accept,
     Chosen,
     EnrollPage,
+    Genesis,
     NotReady,
     Prepare,
     Promise,
@@ -29,7 +31,7 @@ from copycat.genesis import (
 )
 from copycat.testing.creation_engines import live
 from copycat.testing.creation_world import GROUP, a_genesis, run
-from copycat.testing.engines import a_world, run_until, seek
+from copycat.testing.engines import a_world, engine_of, run_until, seek, voters
 
 
 def test_at_most_one_group_per_id_in_a_fixed_cluster():
@@ -77,6 +79,25 @@ def test_each_wish_hears_that_there_is_no_majority_before_its_own_time_is_up():
     run_until(world, patient.done, "the patient one's wish comes true")
     assert patient.result() is None
     assert world.now - began < 20.0
+
+
+def test_who_leaves_takes_its_place_in_a_group_that_was_accepted_and_hands_it_over_first():
+    """Both nodes have accepted, nobody knows yet that this decided it: the group of two must not lose one of its voters."""
+    world = a_world(2, 2)
+    nodes = world.running()
+    names = [engine_of(node).node_id for node in nodes]
+    genesis = Genesis(GROUP, 7, names[0], ((11, names[0]), (12, names[1])), 2, 0)
+    for node in nodes:
+        founding = engine_of(node).founding
+        accept = Accept((1, names[0], 7), genesis, roster_digest(names))
+        node.post(lambda founding=founding, accept=accept: founding._do(founding.acceptor.step(names[0], accept)))
+    world.run_for(0.1)
+    assert not any(engine_of(node).hosting.groups for node in nodes)
+    left: Future[None] = Future()
+    nodes[1].post(lambda: engine_of(nodes[1]).departures.leave(left))
+    run_until(world, left.done, "it has left")
+    nodes[1].stop()
+    run_until(world, lambda: voters(world) == {GROUP: {names[0]}}, "the one that stays leads the group alone")
 
 
 # --- single rules ---------------------------------------------------------------------------------------------------
