@@ -293,12 +293,13 @@ class ZeroMQTransport:
         while frames_left > 0 and bytes_left > 0:
             frames_left -= 1
             try:
-                # The routing id; the rest of a message is there with its first part. Only what isn't copied tells whose it is.
-                routing_id = receive(zmq.NOBLOCK, copy=not curve.on)
+                # The routing id; the rest of a message is there with its first part.
+                if curve.on:  # only a frame that isn't copied tells whose connection it came by
+                    owner = curve.owner_of(str(receive(zmq.NOBLOCK, copy=False)["User-Id"]))
+                else:
+                    receive(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            if curve.on:
-                owner = curve.owner_of(str(routing_id["User-Id"]))
             part = receive(zmq.NOBLOCK, copy=False)
             tag = part.bytes
             parts: list[bytes] = []
