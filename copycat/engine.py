@@ -42,7 +42,7 @@ from copycat.locating import Locating
 from copycat.messages import Message, MessageType
 from copycat.nodestore import NodeStore
 from copycat.outbox import Outbox
-from copycat.plausibility import check_member, check_message, check_numbers
+from copycat.plausibility import check_message, check_numbers
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.recovery import Recoveries
 from copycat.stewardship import Stewardship
@@ -298,7 +298,7 @@ class Engine:
             self.hosting.stranger(sender, group_id, message)
             return
         check_message(message, group.raft.term)
-        check_member(group.sequencer.members, sender, message, group.raft.heard_leader)
+        group.check_speaker(sender, message)
         try:
             if message.type is MessageType.PROP:
                 self.stewardship.proposed(group, sender, message)

@@ -31,6 +31,7 @@ from copycat.messages import (
     Message,
     MessageType,
 )
+from copycat.plausibility import check_member
 from copycat.ports import WriteBatch
 from copycat.proposer import Proposer
 from copycat.raft import ProgressState, RaftConfig, RawNode, Ready
@@ -150,6 +151,12 @@ class Group:
         self.conf_states.append((self.sequencer.index, store.initial_state()[1]))
 
     # --- what comes in ---
+
+    def check_speaker(self, sender: str, message: Message) -> None:
+        """Raises :class:`~copycat.errors.CodecError` unless node ``sender`` may say that, as far as this replica knows."""
+        raft = self.raft
+        configured = raft.raft.tracker.members
+        check_member(self.sequencer.members, configured, self.routes, sender, message, raft.heard_leader)
 
     def step(self, sender: str, message: Message) -> None:
         """A Raft message for this replica arrived from node ``sender``."""

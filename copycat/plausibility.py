@@ -7,7 +7,7 @@ arithmetic, the log or the disk, and the affairs of a group among its members. W
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields, is_dataclass
 
 from copycat.errors import CodecError, InvalidConfChange
@@ -45,8 +45,18 @@ def check_message(message: Message, term: int) -> None:
         _check_entries(message)
 
 
-def check_member(members: Mapping[int, Replica], sender: str, message: Message, known_leader: int) -> None:
+def check_member(
+    members: Mapping[int, Replica],
+    leaving: Container[int],
+    routes: Mapping[int, str],
+    sender: str,
+    message: Message,
+    known_leader: int,
+) -> None:
     """Raises unless node ``sender`` may speak as the replica that the message names.
+
+    ``leaving``: who still counts in a joint configuration, though the log has removed him; ``routes`` says from where such
+    a one spoke.
 
     A replica lives on one node as long as it lives. One that isn't known yet is believed by those who hear no leader, since
     they may have missed that it joined, and then for as long as it leads. ``known_leader`` is who that is; ``NONE``: nobody
@@ -59,6 +69,9 @@ def check_member(members: Mapping[int, Replica], sender: str, message: Message, 
     member = members.get(message.sender)
     if member is not None:
         if member.node_id != sender:
+            raise CodecError(f"node {sender} speaks as a replica of another one")
+    elif message.sender in leaving:
+        if routes.get(message.sender, sender) != sender:
             raise CodecError(f"node {sender} speaks as a replica of another one")
     elif known_leader not in (NONE, message.sender):
         raise CodecError("the replica is no member")

@@ -76,7 +76,7 @@ def test_a_file_that_turns_bad_changes_nothing_and_is_complained_of_once(
     pair, ring = held.key_pair, held.ring()
     content = keys.ring.read_text()
     keys.ring.write_text("half a line")
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.ERROR, logger="copycat"):
         for _ in range(3):
             assert not held.refresh()
     (record,) = caplog.records
@@ -104,14 +104,14 @@ def test_a_bad_file_at_the_start_stops_the_start(keys: KeyFiles) -> None:
 
 def test_a_node_is_told_that_its_own_key_is_not_trusted(keys: KeyFiles, caplog: pytest.LogCaptureFixture) -> None:
     keys.make("a", trust=False)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="copycat"):
         credentials_of(keys)
     assert "own key is not among the trusted" in caplog.text
 
 
 def test_no_secret_reaches_the_log_or_a_repr(keys: KeyFiles, caplog: pytest.LogCaptureFixture) -> None:
     fields = keys.make("a", trust=False)
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="copycat"):
         held = credentials_of(keys)
         write_key_pair(keys.secret("a"), new_key_pair(), replace=True)
         KeyRing.read(keys.ring).with_new().write(keys.ring, replace=True)
@@ -148,7 +148,7 @@ def test_insecure_contradicts_keys(keys: KeyFiles) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "localhost", "::1", "::ffff:127.0.0.1"])
 def test_loopback_needs_no_keys(host: str, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="copycat"):
         check_exposure(Config(hostname="db1.example", bind_address=host), in_process=False)
     assert "no keys" in caplog.text
 
@@ -161,7 +161,7 @@ def test_beyond_loopback_a_node_needs_keys_or_the_word_insecure(
         check_exposure(Config(bind_address=host), in_process=False)
     with pytest.raises(InvalidConfig, match="loopback only"):
         check_exposure(Config(hostname=host), in_process=False)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="copycat"):
         check_exposure(Config(bind_address=host), in_process=True)
         check_exposure(Config(bind_address=host, **keys.make("a")), in_process=False)
         assert not caplog.records

@@ -20,7 +20,7 @@ from copycat.errors import CodecError
 from copycat.genesis import Chosen, Genesis
 from copycat.messages import LOCAL_APPEND_THREAD, ConfState, Entry, EntryType, Message, MessageType, Snapshot
 from copycat.placement import Candidate, place
-from copycat.plausibility import INDEX_MAX, check_genesis, check_message, check_snapshot
+from copycat.plausibility import INDEX_MAX, check_genesis, check_member, check_message, check_snapshot
 from copycat.ports import Inbound, Lane
 from copycat.protocol import JoinAsk, LeaveAsk, LogFullNotice, ReplicaInvite, ReplicaRemoved, SnapshotOffer
 from copycat.records import SnapshotMeta, pack_descriptor
@@ -396,3 +396,34 @@ def test_a_snapshot_that_could_not_be_taken_over_is_refused() -> None:
     both = ConfState((1,), learners=(1,))
     with pytest.raises(CodecError):
         check_snapshot(Snapshot(5, 2, both, b""), dataclasses.replace(good, conf_state=both))
+
+
+MEMBERS = {1: Replica("a", True), 2: Replica("b", True)}
+
+
+@pytest.mark.parametrize(
+    ("node", "replica", "leader", "kind", "believed"),
+    [
+        ("a", 1, 2, MessageType.APP_RESP, True),
+        ("b", 1, 2, MessageType.APP_RESP, False),
+        ("c", 3, 2, MessageType.APP, False),  # a leader is heard
+        ("c", 3, 0, MessageType.APP, True),  # it may have joined while nobody was heard
+        ("c", 3, 3, MessageType.APP, True),  # and leads since
+        ("d", 4, 2, MessageType.APP_RESP, True),  # on its way out, and still counted
+        ("e", 4, 2, MessageType.APP_RESP, False),
+        ("b", 1, 2, MessageType.READ_INDEX, True),  # passed on
+        ("c", 1, 2, MessageType.READ_INDEX, False),
+        ("c", 1, 2, MessageType.TRANSFER_LEADER, False),
+        ("c", 1, 0, MessageType.PROP, False),
+    ],
+)
+def test_who_is_believed(node: str, replica: int, leader: int, kind: MessageType, believed: bool) -> None:
+    def check() -> None:
+        message = Message(kind, to=2, sender=replica, term=1)
+        check_member(MEMBERS, {1, 2, 4}, {4: "d"}, node, message, leader)
+
+    if believed:
+        check()
+    else:
+        with pytest.raises(CodecError):
+            check()

@@ -201,7 +201,7 @@ def test_without_keys_a_node_starts_on_loopback_only(tmp_path: Path, caplog: pyt
     with pytest.raises(InvalidConfig, match="loopback only"):
         copycat.CopyCat(copycat.Config(bind_address="0.0.0.0", **fields))  # type: ignore[arg-type]
     assert not (tmp_path / "db").exists()
-    with caplog.at_level(logging.INFO), copycat.CopyCat(copycat.Config(**fields)):  # type: ignore[arg-type]
+    with caplog.at_level(logging.INFO, logger="copycat"), copycat.CopyCat(copycat.Config(**fields)):  # type: ignore[arg-type]
         pass
     assert sum("no keys are configured" in record.getMessage() for record in caplog.records) == 1
 
