@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from copycat import codec
 from copycat.codec import pack_record, unpack_record
 from copycat.directory import Directory
@@ -183,7 +181,9 @@ class Cluster:
         self._weigh_at = engine.now + WEIGH_EVERY_S
         weight = engine.weigh(engine.weight)
         if weight != engine.weight:
-            log.warning("this node's weight in placement changes", extra={"weight": weight, "before": engine.weight})
+            log.warning(
+                "this node's weight in placement changes", extra={"weight": weight, "weight_before": engine.weight}
+            )
             engine.weight = weight
             self.announce(engine.departures.leaving)
 
@@ -334,7 +334,7 @@ class Cluster:
             return
         if kind is EventKind.CONFLICT:
             log.error(
-                "another live node uses this node's id", extra={"node_id": record.node_id, "peer": record.hostname}
+                "another live node uses this node's id", extra={"node_id": record.node_id, "hostname": record.hostname}
             )
             return
         if kind is EventKind.READY:
@@ -393,6 +393,8 @@ def measure_weight(data_dir: str, current: float) -> float:
     A storage that keeps nothing on disk makes no ``data_dir``; then it is the disk where that would be.
     """
     place = Path(data_dir).absolute()
+    import psutil  # the one place that needs it, and not what a program that only looks at a configuration loads
+
     try:
         disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir()))
     except OSError as error:  # whether the disk is broken is for those to find out who write to it

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from copycat.codec import pack, pack_snapshot
 from copycat.errors import CopyCatError, NodeFailure
 from copycat.feed import Feed
+from copycat.ids import name_of
 from copycat.messages import Entry, Message, Snapshot
 from copycat.plausibility import check_snapshot
 from copycat.protocol import SnapshotAsk, SnapshotFailed, SnapshotOffer
@@ -55,6 +56,9 @@ class SnapshotDesk:
         """Once for each chunk that may come when the disk is less busy; at most as many as may be on their way."""
         self._ticks = 0
         self._asked = 0
+        self._seen = self._store.snapshots.current
+        self.since = group.host.now
+        """When the current snapshot was first seen, to a tick; after a restart, that."""
         self.ended = False
 
     # --- making one ---
@@ -164,7 +168,7 @@ class SnapshotDesk:
 
         def durable() -> None:
             self._store.complete(pending)
-            log.info("snapshot made", extra={"group": self._group.id.hex(), "index": meta.index, "bytes": meta.size})
+            log.info("snapshot made", extra={"group": name_of(self._group.id), "index": meta.index, "bytes": meta.size})
             self.compact()
 
         self._making = None
@@ -322,7 +326,7 @@ class SnapshotDesk:
         log.warning(
             "could not fetch a snapshot: %s",
             fetch.failed,
-            extra={"group": self._group.id.hex(), "node_id": fetch.node_id, "index": fetch.meta.index},
+            extra={"group": name_of(self._group.id), "node_id": fetch.node_id, "index": fetch.meta.index},
         )
         if message is not None:
             self._group.host.send(fetch.node_id, SnapshotFailed(self._group.id, self._group.raft_id))
@@ -364,6 +368,9 @@ class SnapshotDesk:
 
     def tick(self) -> None:
         now = self._group.host.now
+        if self._store.snapshots.current is not self._seen:
+            self._seen = self._store.snapshots.current
+            self.since = now
         for feed in self._group.feeds:
             self._remind(feed)
         if self._fetch is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from copycat import codec, sessions
 from copycat.errors import CodecError, StorageFailed, UsageError
 from copycat.group import Group
-from copycat.ids import DataStructureId
+from copycat.ids import DataStructureId, name_of
 from copycat.messages import (
     ConfChange,
     ConfChangeSingle,
@@ -75,6 +75,15 @@ LOG_FULL_LEASE_CHECKS = 6
 """The leader's word that the log is full holds for so many of its checks; each repeats it, so a lost word is no harm."""
 
 
+def role_of(group: Group) -> str:
+    """``leader``, ``follower``, ``candidate`` or ``learner``."""
+    if group.raft.role is Role.LEADER:
+        return "leader"
+    if group.raft_id not in group.voters():
+        return "learner"
+    return "follower" if group.raft.role is Role.FOLLOWER else "candidate"
+
+
 class Stewardship:
     """Belongs to the engine's thread."""
 
@@ -112,6 +121,8 @@ class Stewardship:
 
     def _look_at(self, group: Group) -> None:
         """See what there is to do for one group."""
+        if group.leader:
+            group.led_at = self._engine.now
         if 0 < group.log_full_until < self._engine.now:
             self._set_log_full(group, 0.0)
         if group.leads:
@@ -347,7 +358,7 @@ class Stewardship:
             self._engine.touch(group)
         else:
             return
-        log.info("repair", extra={"group": group.id.hex(), "action": repr(action)})
+        log.info("repair", extra={"group": name_of(group.id), "action": repr(action)})
 
     def _dismissal(self, group: Group, raft_id: int, described: dict[int, Replica]) -> ConfChangeSingle:
         """How a replica goes: a voter that has a consumer stays on as a learner, for the consumer's sake."""
@@ -412,7 +423,7 @@ class Stewardship:
             return
         if full != group.log_full:
             group.log_full = full
-            log.warning("the log is %s", "full" if full else "no longer full", extra={"group": group.id.hex()})
+            log.warning("the log is %s", "full" if full else "no longer full", extra={"group": name_of(group.id)})
         for node_id in sorted({member.node_id for member in group.sequencer.members.values()}):
             self._engine.send(node_id, LogFullNotice(group.id, full))
 
@@ -457,12 +468,6 @@ class Stewardship:
         raft = group.raft
         members = group.sequencer.members
         voters = group.voters()
-        if raft.role is Role.LEADER:
-            role = "leader"
-        elif group.raft_id not in voters:
-            role = "learner"
-        else:
-            role = "follower" if raft.role is Role.FOLLOWER else "candidate"
         peers = [Peer(raft_id, member.node_id) for raft_id, member in sorted(members.items())]
         lag = {}
         if group.leads:
@@ -472,7 +477,7 @@ class Stewardship:
         return GroupStatus(
             data_structure_id=str(DataStructureId(group.id)),
             raft_id=group.raft_id,
-            role=role,
+            role=role_of(group),
             term=raft.term,
             leader=group.node_of(raft.lead) if raft.lead else None,
             commit_position=group.sequencer.position,
