@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from copycat.errors import StorageCorrupt
-from copycat.testing.application import Application
+from copycat.testing.consumer import Consumer
 from copycat.testing.scenario import Fault, FaultKind, Scenario
 from copycat.testing.world import SimulatedNode, World
 
@@ -21,7 +22,7 @@ RESTART_EVERY_S = 0.5
 class Chaos:
     """What goes wrong in one run."""
 
-    def __init__(self, world: World, scenario: Scenario, apps: dict[str, list[Application]]) -> None:
+    def __init__(self, world: World, scenario: Scenario, apps: dict[str, list[Consumer]]) -> None:
         self._world = world
         self._scenario = scenario
         self._apps = apps
@@ -34,7 +35,10 @@ class Chaos:
             FaultKind.ISOLATE: self._isolate,
             FaultKind.HALVES: self._halves,
             FaultKind.ONE_WAY: self._one_way,
+            FaultKind.PARTIAL: self._partial,
+            FaultKind.SLOW_HOST: self._slow_host,
             FaultKind.SLOW_LINK: self._slow_link,
+            FaultKind.SIZE_LIMIT: self._size_limit,
             FaultKind.LOSS: self._loss,
             FaultKind.DISK_STALL: self._disk_stall,
             FaultKind.SLOW_DISK: self._slow_disk,
@@ -48,6 +52,7 @@ class Chaos:
             FaultKind.SHUT_DOWN: self._shut_down,
             FaultKind.CRASH_ALL: self._crash_all,
             FaultKind.BOUNCE: self._bounce,
+            FaultKind.STORM: self._storm,
         }
 
     def plan(self) -> None:
@@ -64,6 +69,7 @@ class Chaos:
         conditions.loss = min(conditions.loss, 0.01)
         conditions.datagram_loss = min(conditions.datagram_loss, 0.01)
         world.network.slow.clear()
+        world.network.bytes_max.clear()
         world.network.mend_all()
         self._down_until.clear()
         for node in world.nodes.values():
@@ -107,6 +113,35 @@ class Chaos:
     def _bounce(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         """For a while, some nodes crash whenever they have just given their word, and are back before it is forgotten."""
         nodes = [each for each in self._world.nodes.values() if rng.random() < 0.6]
+        self._bounce_all(nodes, 8, lambda: None, fault, rng)
+
+    def _storm(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        """As soon as somebody leads, it is cut off for an election's time; everybody else bounces."""
+        config = self._scenario.config
+        election_s = config.tick_ms * config.election_ticks / 1000
+        cut: dict[str, float] = {}
+
+        def unseat() -> None:
+            now = self._world.now
+            for each in self._world.running():
+                assert each.engine is not None
+                leads = any(group.leads for group in each.engine.hosting.groups.values())
+                if leads and cut.get(each.host, 0.0) <= now:
+                    cut[each.host] = now + 2 * election_s
+                    self._cut_for(2 * election_s, self._pairs(each.host))
+
+        self._bounce_all(
+            list(self._world.nodes.values()), 2, unseat, replace(fault, length_s=fault.length_s + 6.0), rng
+        )
+
+    def _bounce_all(
+        self,
+        nodes: list[SimulatedNode],
+        writes_max: int,
+        meanwhile: Callable[[], None],
+        fault: Fault,
+        rng: random.Random,
+    ) -> None:
         end = self._world.now + 1.0 + fault.length_s
 
         def again() -> None:
@@ -118,7 +153,8 @@ class Chaos:
                 if each.engine is None and each.failure is None:
                     each.start()
                 if each.engine is not None and not each.crash_after_writes:
-                    each.crash_after_writes = each.answered + rng.randint(1, 8)
+                    each.crash_after_writes = each.answered + rng.randint(1, writes_max)
+            meanwhile()
             self._later(rng.uniform(0.01, 0.1), again)
 
         again()
@@ -159,9 +195,7 @@ class Chaos:
         self._later(seconds, mend)
 
     def _isolate(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
-        others = [host for host in self._world.nodes if host != node.host]
-        pairs = [(node.host, other) for other in others] + [(other, node.host) for other in others]
-        self._cut_for(fault.length_s, pairs)
+        self._cut_for(fault.length_s, self._pairs(node.host))
 
     def _halves(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         hosts = list(self._world.nodes)
@@ -176,10 +210,45 @@ class Chaos:
         inwards = rng.random() < 0.5
         self._cut_for(fault.length_s, [(each, node.host) if inwards else (node.host, each) for each in others])
 
+    def _partial(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        chance = rng.choice((0.2, 0.5))
+        self._cut_for(fault.length_s, [pair for pair in self._pairs() if rng.random() < chance])
+
+    def _pairs(self, host: str | None = None) -> list[tuple[str, str]]:
+        """All directed links; those of one host."""
+        hosts = list(self._world.nodes)
+        return [
+            (one, other) for one in hosts for other in hosts if one != other and (host is None or host in (one, other))
+        ]
+
+    def _slow_host(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        self._slow(self._pairs(node.host), rng.choice((0.02, 0.1, 0.5)), fault)
+
     def _slow_link(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        """Some links are slow, in one direction."""
+        self._slow([pair for pair in self._pairs() if rng.random() < 0.3], rng.choice((0.02, 0.1, 0.5, 2.0)), fault)
+
+    def _slow(self, pairs: list[tuple[str, str]], seconds: float, fault: Fault) -> None:
         slow = self._world.network.slow
-        slow[node.host] = rng.choice((0.02, 0.1, 0.5))
-        self._later(fault.length_s, lambda: slow.pop(node.host, None))
+        slow.update(dict.fromkeys(pairs, seconds))
+
+        def mend() -> None:
+            for pair in pairs:
+                slow.pop(pair, None)
+
+        self._later(fault.length_s, mend)
+
+    def _size_limit(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        limits = self._world.network.bytes_max
+        bytes_max = rng.choice((100, 300, 1_400))
+        pairs = [pair for pair in self._pairs() if rng.random() < 0.5]
+        limits.update(dict.fromkeys(pairs, bytes_max))
+
+        def mend() -> None:
+            for pair in pairs:
+                limits.pop(pair, None)
+
+        self._later(fault.length_s, mend)
 
     def _loss(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         conditions = self._world.network.conditions

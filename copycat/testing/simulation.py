@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from copycat.testing.application import Application
 from copycat.testing.checks import Inspector, Observer
+from copycat.testing.consumer import Consumer
+from copycat.testing.copies import Copy, Ledger
 from copycat.testing.faults import Chaos
 from copycat.testing.network import Conditions
 from copycat.testing.scenario import Scenario
@@ -21,8 +23,9 @@ from copycat.testing.world import GOSSIP_PORT, SimulatedNode, SimulationError, W
 
 CONVERGE_S = 120.0
 STEP_S = 0.5
+LOOK_INTO_LOGS_S = 2.0
 WARM_UP_S = 1.0
-HASTE_S = 0.02
+HASTE_S = 0.05
 """How often even a slow consumer looks at its channels in the end: a backlog is no failure to converge."""
 
 
@@ -38,6 +41,8 @@ class Report:
     events: int
     committed: int
     reads: int
+    calls: int
+    """On structures, reads included."""
     reloads: int
     elections: int
     settled_s: float
@@ -54,7 +59,12 @@ class Simulation:
         self.inspector = Inspector()
         self.world.after_turn.append(self.inspector.after_turn)
         self.group_ids = [self.world.rng.getrandbits(128).to_bytes(16, "big") for _ in range(scenario.groups)]
-        self.apps: dict[str, list[Application]] = {}
+        self.ledgers = {
+            group_id: Ledger(specimen, self.world.timeline)
+            for group_id, specimen in zip(self.group_ids, scenario.specimens, strict=False)
+            if specimen is not None
+        }
+        self.apps: dict[str, list[Consumer]] = {}
         self._rng = self.world.fork()
         self._wanted: dict[str, list[bytes]] = {}
         self._build()
@@ -76,6 +86,7 @@ class Simulation:
             seeds = [f"{other}:{GOSSIP_PORT}" for other in hosts[:2] if other != host] if host != hosts[0] else []
             node = world.add_node(host, replace(scenario.config, peers_to_contact=seeds))
             node.disk_times.write_s = scenario.write_s
+            node.turn_s, node.tears = scenario.turn_s, scenario.tears
             node.clock.rate = self._rng.uniform(0.99, 1.01)
             node.on_start, node.on_stop = self._started, self._stopped
             self._wanted[host] = [each for each in self.group_ids if self._rng.random() < scenario.subscribers]
@@ -86,10 +97,14 @@ class Simulation:
             world.timeline.at(0.0 if host == hosts[0] else self._rng.uniform(0.05, WARM_UP_S), world.nodes[host].start)
 
     def _started(self, node: SimulatedNode) -> None:
-        self.apps[node.host] = [
-            Application(node, group_id, self.scenario.habits, random.Random(self._rng.getrandbits(64)), self.observer)
-            for group_id in self._wanted[node.host]
-        ]
+        self.apps[node.host] = [self._consumer(node, group_id) for group_id in self._wanted[node.host]]
+
+    def _consumer(self, node: SimulatedNode, group_id: bytes) -> Consumer:
+        rng = random.Random(self._rng.getrandbits(64))
+        ledger = self.ledgers.get(group_id)
+        if ledger is not None:
+            return Copy(node, group_id, self.scenario.habits, rng, ledger)
+        return Application(node, group_id, self.scenario.habits, rng, self.observer)
 
     def _stopped(self, node: SimulatedNode) -> None:
         for app in self.apps.pop(node.host, []):
@@ -103,11 +118,13 @@ class Simulation:
         settled = 0.0
         try:
             self.chaos.plan()
-            for _ in range(int((WARM_UP_S + self.scenario.chaos_s) / STEP_S) + 1):
-                self.world.run_for(STEP_S)
+            for _ in range(int((WARM_UP_S + self.scenario.chaos_s) / LOOK_INTO_LOGS_S) + 1):
+                self.world.run_for(LOOK_INTO_LOGS_S)
                 self.inspector.check_logs(self.world.running())
             settled = self._settle()
             self.observer.check_end()
+            for ledger in self.ledgers.values():
+                ledger.check_end()
         except SimulationError as error:
             failure = error
             self.world.trace("FAILED", error)
@@ -123,6 +140,7 @@ class Simulation:
             self.world.timeline.events,
             self.observer.committed,
             self.observer.reads,
+            sum(len(ledger.history) for ledger in self.ledgers.values()),
             self.observer.reloads,
             self.inspector.elections,
             settled,
@@ -135,7 +153,6 @@ class Simulation:
         quiet_at = began + 5.0
         while True:
             self.world.run_for(STEP_S)
-            self.inspector.check_logs(self.world.running())
             if self.world.now >= quiet_at:
                 for apps in self.apps.values():
                     for app in apps:
@@ -143,6 +160,7 @@ class Simulation:
                         app.step_s = min(app.step_s, HASTE_S)
             unsettled = self._unsettled()
             if self.world.now >= quiet_at and not unsettled:
+                self.inspector.check_logs(self.world.running())
                 return self.world.now - began
             if self.world.now - began > CONVERGE_S:
                 raise SimulationError("did not converge", unsettled or "")
@@ -156,9 +174,30 @@ class Simulation:
                 why = self._unsettled_app(app)
                 if why:
                     return f"{app.name or node.host} of {app.group_id.hex()[-4:]}: {why}"
+        return self._unsettled_gossip()
+
+    def _unsettled_gossip(self) -> str | None:
+        """Whether everybody knows who is there, and who hosts what."""
+        engines = [node.engine for node in self.world.running() if node.engine is not None]
+        alive = {engine.node_id for engine in engines}
+        hosts = {
+            group_id: {engine.node_id for engine in engines if group_id in engine.hosting.groups}
+            for group_id in self.group_ids
+        }
+        for engine in engines:
+            known = {member.node_id for member in engine.cluster.members() if member.state == "alive"}
+            if known != alive:
+                return f"{engine.node_id} counts {sorted(known)} as alive, not {sorted(alive)}"
+            for group_id, expected in hosts.items():
+                listed = alive.intersection(engine.cluster.hosts_of(group_id))  # who is gone may come back
+                if listed != expected:
+                    return (
+                        f"{engine.node_id} lists {sorted(listed)} as hosts of {group_id.hex()[-4:]}, "
+                        f"not {sorted(expected)}"
+                    )
         return None
 
-    def _unsettled_app(self, app: Application) -> str | None:
+    def _unsettled_app(self, app: Consumer) -> str | None:
         if app.subscription is None:
             return "not subscribed"
         assert app.node.engine is not None
@@ -166,8 +205,8 @@ class Simulation:
         if group is None:
             return "no replica"
         length = max(len(self.observer.groups[app.group_id].items), group.sequencer.position)
-        if app.state.position != length:
-            return f"at {app.state.position} of {length}"
+        if app.position != length:
+            return f"at {app.position} of {length}"
         if app.subscription.propose.unsettled():
             return f"{app.subscription.propose.unsettled()} proposals are not settled"
         if not app.idle:
