@@ -1,4 +1,4 @@
-"""Structures in simulated worlds: those that are right pass, one that is wrong is found; and so a user's own, as the page says."""
+"""Structures in simulated worlds: right ones pass, a wrong one is found; and so a user's own, as the page says."""
 
 from __future__ import annotations
 
