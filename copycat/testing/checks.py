@@ -262,7 +262,7 @@ class Inspector:
         self.genesis: dict[bytes, bytes] = {}
         self.homes: dict[tuple[bytes, int], str] = {}
         self.terms: dict[tuple[str, bytes, int], int] = {}
-        self._applied: dict[tuple[str, int, bytes, int], int] = {}
+        self._applied: dict[Group, int] = {}
         self.elections = 0
 
     def after_turn(self, node: SimulatedNode) -> None:
@@ -271,10 +271,10 @@ class Inspector:
         if len(engine._posts) > POSTS_MAX:
             raise SimulationError("unbounded", f"{len(engine._posts)} posts wait at {node.host}")
         for group in engine.hosting.groups.values():
-            raft = group.raft
+            raft = group.raft.raft
             if raft.role is Role.LEADER:
                 self._leads(node, group)
-            if raft.committed > self._applied.get((node.host, node.starts, group.id, group.raft_id), -1):
+            if raft.log.committed > self._applied.get(group, -1):
                 self._committed(node, group)
 
     def _leads(self, node: SimulatedNode, group: Group) -> None:
@@ -288,14 +288,13 @@ class Inspector:
             raise SimulationError("two leaders", f"{known} and {group.raft_id} in term {group.raft.term}")
 
     def _committed(self, node: SimulatedNode, group: Group) -> None:
-        key = (node.host, node.starts, group.id, group.raft_id)
-        first = key not in self._applied
+        first = group not in self._applied
         log = group.raft.raft.log
-        low = max(self._applied.get(key, 0) + 1, log.first_index())
+        low = max(self._applied.get(group, 0) + 1, log.first_index())
         high = group.raft.committed
         if first:
             self._hosted(node, group)
-        self._applied[key] = high
+        self._applied[group] = high
         if low > high:
             return
         for entry in log.slice(low, high + 1, 1 << 30):

@@ -34,7 +34,10 @@ class Chaos:
             FaultKind.ISOLATE: self._isolate,
             FaultKind.HALVES: self._halves,
             FaultKind.ONE_WAY: self._one_way,
+            FaultKind.PARTIAL: self._partial,
+            FaultKind.SLOW_HOST: self._slow_host,
             FaultKind.SLOW_LINK: self._slow_link,
+            FaultKind.SIZE_LIMIT: self._size_limit,
             FaultKind.LOSS: self._loss,
             FaultKind.DISK_STALL: self._disk_stall,
             FaultKind.SLOW_DISK: self._slow_disk,
@@ -64,6 +67,7 @@ class Chaos:
         conditions.loss = min(conditions.loss, 0.01)
         conditions.datagram_loss = min(conditions.datagram_loss, 0.01)
         world.network.slow.clear()
+        world.network.bytes_max.clear()
         world.network.mend_all()
         self._down_until.clear()
         for node in world.nodes.values():
@@ -159,9 +163,7 @@ class Chaos:
         self._later(seconds, mend)
 
     def _isolate(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
-        others = [host for host in self._world.nodes if host != node.host]
-        pairs = [(node.host, other) for other in others] + [(other, node.host) for other in others]
-        self._cut_for(fault.length_s, pairs)
+        self._cut_for(fault.length_s, self._pairs(node.host))
 
     def _halves(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         hosts = list(self._world.nodes)
@@ -176,10 +178,47 @@ class Chaos:
         inwards = rng.random() < 0.5
         self._cut_for(fault.length_s, [(each, node.host) if inwards else (node.host, each) for each in others])
 
+    def _partial(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        chance = rng.choice((0.2, 0.5))
+        self._cut_for(fault.length_s, [pair for pair in self._pairs() if rng.random() < chance])
+
+    def _pairs(self, host: str | None = None) -> list[tuple[str, str]]:
+        """All directed links; those of one host."""
+        hosts = list(self._world.nodes)
+        return [
+            (one, other) for one in hosts for other in hosts if one != other and (host is None or host in (one, other))
+        ]
+
+    def _slow_host(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        self._slow(self._pairs(node.host), rng.choice((0.02, 0.1, 0.5)), fault)
+
     def _slow_link(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        """Some links are slow, in one direction."""
+        self._slow(
+            [pair for pair in self._pairs() if rng.random() < 0.3], rng.choice((0.02, 0.1, 0.5, 2.0)), fault
+        )
+
+    def _slow(self, pairs: list[tuple[str, str]], seconds: float, fault: Fault) -> None:
         slow = self._world.network.slow
-        slow[node.host] = rng.choice((0.02, 0.1, 0.5))
-        self._later(fault.length_s, lambda: slow.pop(node.host, None))
+        slow.update(dict.fromkeys(pairs, seconds))
+
+        def mend() -> None:
+            for pair in pairs:
+                slow.pop(pair, None)
+
+        self._later(fault.length_s, mend)
+
+    def _size_limit(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        limits = self._world.network.bytes_max
+        bytes_max = rng.choice((100, 300, 1_400))
+        pairs = [pair for pair in self._pairs() if rng.random() < 0.5]
+        limits.update(dict.fromkeys(pairs, bytes_max))
+
+        def mend() -> None:
+            for pair in pairs:
+                limits.pop(pair, None)
+
+        self._later(fault.length_s, mend)
 
     def _loss(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         conditions = self._world.network.conditions

@@ -43,6 +43,9 @@ class Conditions:
 
 @dataclass(slots=True)
 class _Connection:
+    source: str
+    target: str
+    number: int
     arrives: float = 0.0
     free: float = 0.0
 
@@ -50,10 +53,12 @@ class _Connection:
 class Network:
     """Who is where, what is on its way, and what is cut. One thread."""
 
-    def __init__(self, timeline: Timeline, rng: random.Random, trace: Callable[..., None]) -> None:
+    def __init__(self, timeline: Timeline, rng: random.Random, trace: Callable[[int, int], None]) -> None:
         self.conditions = Conditions()
-        self.slow: dict[str, float] = {}
-        """Seconds that everything to or from a host takes longer."""
+        self.slow: dict[tuple[str, str], float] = {}
+        """Seconds that everything from one host to another takes longer."""
+        self.bytes_max: dict[tuple[str, str], int] = {}
+        """What is longer is lost on the way from one host to another, as where a tunnel has a smaller packet size."""
         self.frames_sent = 0
         self.frames_lost = 0
         self._timeline = timeline
@@ -105,26 +110,35 @@ class Network:
         rng = self._rng
         self.frames_sent += 1
         datagram = frame.lane is Lane.HEARTBEAT
-        self._trace("send", source, target, int(frame.lane), size)
-        if rng.random() < (conditions.datagram_loss if datagram else conditions.loss):
+        connection = self._connection(source, target, frame.lane)
+        self._trace(connection.number, size)
+        if rng.random() < (conditions.datagram_loss if datagram else conditions.loss) or (
+            self.bytes_max and size > self.bytes_max.get((source, target), size)
+        ):
             self.frames_lost += 1
             return
-        self._carry_once(source, target, frame, size)
+        self._carry_once(connection, frame, size)
         if conditions.repeat and rng.random() < conditions.repeat:
             copy = Inbound(frame.lane, list(frame.parts), frame.source)
             self._timeline.after(rng.expovariate(1.0), lambda: self._arrive(source, target, copy))
 
-    def _carry_once(self, source: str, target: str, frame: Inbound, size: int) -> None:
+    def _connection(self, source: str, target: str, lane: Lane) -> _Connection:
+        key = (source, target, lane)
+        connection = self._connections.get(key)
+        if connection is None:
+            connection = self._connections[key] = _Connection(source, target, len(self._connections))
+        return connection
+
+    def _carry_once(self, connection: _Connection, frame: Inbound, size: int) -> None:
         now = self._timeline.now
         conditions = self.conditions
+        source, target = connection.source, connection.target
         latency = self._latency(source, target)
         if frame.lane is Lane.HEARTBEAT:
             self._timeline.at(now + latency, lambda: self._arrive(source, target, frame))
             return
-        key = (source, target, frame.lane)
-        connection = self._connections.get(key)
-        if connection is None or (conditions.reconnect and self._rng.random() < conditions.reconnect):
-            connection = self._connections[key] = _Connection()
+        if conditions.reconnect and self._rng.random() < conditions.reconnect:
+            connection.arrives = connection.free = 0.0
         connection.free = max(connection.free, now) + size / conditions.bytes_per_s
         connection.arrives = max(connection.arrives, connection.free + latency)
         self._timeline.at(connection.arrives, lambda: self._arrive(source, target, frame))
@@ -135,7 +149,7 @@ class Network:
         latency = mean + rng.expovariate(1.0 / mean)
         if rng.random() < 0.01:
             latency += rng.expovariate(1.0 / (50 * mean))
-        return latency + self.slow.get(source, 0.0) + self.slow.get(target, 0.0)
+        return latency + self.slow.get((source, target), 0.0)
 
     def _arrive(self, source: str, target: str, frame: Inbound) -> None:
         if (source, target) in self._cut:

@@ -16,14 +16,21 @@ from copycat.testing.application import Habits
 
 
 class FaultKind(str, enum.Enum):
-    """What may go wrong. A *bounce* is a crash at the moment when something was written, and a restart at once."""
+    """What may go wrong.
+
+    A *bounce* is a crash at the moment when something was written, and a restart at once. A *partial* partition cuts some
+    pairs of nodes in some directions, so that no two nodes need to agree on who is there.
+    """
 
     CRASH = "crash"
     PAUSE = "pause"
     ISOLATE = "isolate"
     HALVES = "halves"
     ONE_WAY = "one way"
+    PARTIAL = "partial"
+    SLOW_HOST = "slow host"
     SLOW_LINK = "slow link"
+    SIZE_LIMIT = "size limit"
     LOSS = "loss"
     DISK_STALL = "disk stall"
     SLOW_DISK = "slow disk"
@@ -74,7 +81,13 @@ class Scenario:
     bytes_per_s: float
     holds_when_cut: bool
     write_s: float
+    turn_s: float
+    tears: bool
     faults: tuple[Fault, ...] = field(default_factory=tuple)
+
+
+CHAOS_S = 54.0
+"""With the second in which a world starts and the five in which it comes to rest, a run is 60 virtual seconds long."""
 
 
 def draw(seed: int) -> Scenario:
@@ -84,7 +97,6 @@ def draw(seed: int) -> Scenario:
     groups = rng.choice((1, 1, 1, 2, 3, 6)) if nodes < 6 else rng.choice((1, 2))
     subscribers = rng.choice((0.3, 0.6, 1.0, 1.0))
     replicas = min(nodes, rng.choice((1, 2, 3, 3, 3, 3, 4, 5)))
-    chaos_s = rng.choice((6.0, 10.0, 15.0, 25.0))
     config = _draw_config(rng, replicas)
     election_s = config.tick_ms * config.election_ticks / 1000
     return Scenario(
@@ -93,7 +105,7 @@ def draw(seed: int) -> Scenario:
         groups=groups,
         replicas=replicas,
         subscribers=subscribers,
-        chaos_s=chaos_s,
+        chaos_s=CHAOS_S,
         config=config,
         habits=_draw_habits(rng, nodes * groups * subscribers),
         latency_s=min(rng.choice((0.0002, 0.0005, 0.002, 0.01, 0.03)), election_s / 20),
@@ -104,26 +116,32 @@ def draw(seed: int) -> Scenario:
         bytes_per_s=rng.choice((1e9, 1e9, 1e6)),
         holds_when_cut=rng.random() < 0.5,
         write_s=rng.choice((0.0002, 0.001, 0.005)),
-        faults=_draw_faults(rng, chaos_s),
+        turn_s=rng.choice((0.0002, 0.001, 0.004, 0.01)),
+        tears=rng.random() < 0.5,
+        faults=_draw_faults(rng),
     )
 
 
 def _draw_config(rng: random.Random, replicas: int) -> Config:
     batch = rng.choice((1, 4, 16, 4096))
+    batch_bytes = rng.choice((200, 4096, 1 << 20))
     chunk = rng.choice((128, 512, 4096))
     snapshot_log_bytes = rng.choice((500, 2_000, 10_000, 1 << 20))
     return Config(
         replicas=replicas,
-        gossip_profile=rng.choice(("local", "local", "lan")),
+        gossip_profile=rng.choice(("local", "lan", "lan")),
         repair_delay_s=rng.choice((2.0, 5.0, 30.0)),
-        tick_ms=rng.choice((20, 50, 50, 100)),
+        tick_ms=rng.choice((50, 100, 100, 200)),
+        heartbeat_ticks=rng.choice((1, 2, 3)),
         election_ticks=rng.choice((5, 10, 20)),
         batch_proposals_max=batch,
-        batch_bytes_max=rng.choice((200, 4096, 1 << 20)),
+        batch_bytes_max=batch_bytes,
         in_flight_proposals_max=rng.choice((8, 64, 10_000)),
         in_flight_bytes_max=rng.choice((2_000, 100_000)),
         commit_queue_bytes_max=rng.choice((500, 5_000, 1 << 20)),
         session_expiry_s=rng.choice((3.0, 10.0, 60.0)),
+        proposal_bytes_max=1024,
+        frame_bytes_max=4 * max(1024, batch_bytes, chunk),
         snapshot_log_bytes=snapshot_log_bytes,
         snapshot_log_entries=rng.choice((5, 20, 100, 100_000)),
         snapshot_chunk_bytes=chunk,
@@ -136,28 +154,29 @@ def _draw_config(rng: random.Random, replicas: int) -> Config:
 
 
 def _draw_habits(rng: random.Random, consumers: float) -> Habits:
-    step_s = rng.choice((0.02, 0.05, 0.2))
+    step_s = rng.choice((0.1, 0.2, 0.4))
     burst_max = rng.choice((1, 4, 12))
-    per_s = rng.choice((5.0, 30.0, 100.0))  # proposals of all consumers together
+    per_s = rng.choice((1.0, 4.0, 15.0))  # proposals of all consumers together
+    reads_per_s = rng.choice((0.3, 1.0, 4.0))
     return Habits(
         step_s=step_s,
         send_chance=min(per_s * step_s / max(consumers, 1.0) / ((1 + burst_max) / 2), 0.9),
         burst_max=burst_max,
         submit_chance=rng.choice((0.2, 0.8)),
-        read_chance=rng.choice((0.02, 0.2)),
+        read_chance=min(reads_per_s * step_s / max(consumers, 1.0), 0.5),
         padding_bytes=rng.choice((0, 20, 300)),
         snapshot_padding_bytes=rng.choice((0, 500, 6_000)),
     )
 
 
-def _draw_faults(rng: random.Random, chaos_s: float) -> tuple[Fault, ...]:
+def _draw_faults(rng: random.Random) -> tuple[Fault, ...]:
     kinds = [kind for kind in FaultKind if rng.random() < 0.35 and (kind not in LOSES_DATA or rng.random() < 0.5)]
     if not kinds:
         return ()
-    every_s = rng.choice((0.7, 2.0, 5.0))
+    every_s = rng.choice((1.0, 2.0, 5.0))
     faults = []
     at = rng.expovariate(1.0 / every_s)
-    while at < chaos_s:
+    while at < CHAOS_S:
         length = min(rng.expovariate(1.0 / rng.choice((0.2, 1.0, 4.0))), 12.0)
         faults.append(Fault(at, rng.choice(kinds), length, rng.getrandbits(32)))
         at += rng.expovariate(1.0 / every_s)

@@ -21,8 +21,9 @@ from copycat.testing.world import GOSSIP_PORT, SimulatedNode, SimulationError, W
 
 CONVERGE_S = 120.0
 STEP_S = 0.5
+LOOK_INTO_LOGS_S = 2.0
 WARM_UP_S = 1.0
-HASTE_S = 0.02
+HASTE_S = 0.05
 """How often even a slow consumer looks at its channels in the end: a backlog is no failure to converge."""
 
 
@@ -76,6 +77,7 @@ class Simulation:
             seeds = [f"{other}:{GOSSIP_PORT}" for other in hosts[:2] if other != host] if host != hosts[0] else []
             node = world.add_node(host, replace(scenario.config, peers_to_contact=seeds))
             node.disk_times.write_s = scenario.write_s
+            node.turn_s, node.tears = scenario.turn_s, scenario.tears
             node.clock.rate = self._rng.uniform(0.99, 1.01)
             node.on_start, node.on_stop = self._started, self._stopped
             self._wanted[host] = [each for each in self.group_ids if self._rng.random() < scenario.subscribers]
@@ -103,8 +105,8 @@ class Simulation:
         settled = 0.0
         try:
             self.chaos.plan()
-            for _ in range(int((WARM_UP_S + self.scenario.chaos_s) / STEP_S) + 1):
-                self.world.run_for(STEP_S)
+            for _ in range(int((WARM_UP_S + self.scenario.chaos_s) / LOOK_INTO_LOGS_S) + 1):
+                self.world.run_for(LOOK_INTO_LOGS_S)
                 self.inspector.check_logs(self.world.running())
             settled = self._settle()
             self.observer.check_end()
@@ -135,7 +137,6 @@ class Simulation:
         quiet_at = began + 5.0
         while True:
             self.world.run_for(STEP_S)
-            self.inspector.check_logs(self.world.running())
             if self.world.now >= quiet_at:
                 for apps in self.apps.values():
                     for app in apps:
@@ -143,6 +144,7 @@ class Simulation:
                         app.step_s = min(app.step_s, HASTE_S)
             unsettled = self._unsettled()
             if self.world.now >= quiet_at and not unsettled:
+                self.inspector.check_logs(self.world.running())
                 return self.world.now - began
             if self.world.now - began > CONVERGE_S:
                 raise SimulationError("did not converge", unsettled or "")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import random
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,8 +34,8 @@ from copycat.testing.network import Network, SimulatedTransport
 
 COPYCAT_PORT = 7458
 GOSSIP_PORT = 7459
-TURN_TAKES_S = 0.0001
 MERGE_WRITES_MAX = 64
+_FRAME = struct.Struct("<dII")
 
 
 class SimulationError(AssertionError):
@@ -59,8 +60,12 @@ class Trace:
     def __call__(self, kind: str, *details: object) -> None:
         line = f"{self._timeline.now:.6f} {kind} {details}"
         self._hash.update(line.encode())
-        if self._show is not None and kind != "send":
+        if self._show is not None:
             self._show(f"{self._timeline.now:11.6f}  {kind:<12} {' '.join(map(str, details))}")
+
+    def frame(self, pair: int, size: int) -> None:
+        """A frame is sent: too many of them to be spelt out. ``pair``: a number for source, target and lane."""
+        self._hash.update(_FRAME.pack(self._timeline.now, pair, size))
 
     @property
     def digest(self) -> str:
@@ -82,7 +87,7 @@ class World:
         self.rng = random.Random(seed)
         self.timeline = Timeline()
         self.trace = Trace(self.timeline, show)
-        self.network = Network(self.timeline, self.fork(), self.trace)
+        self.network = Network(self.timeline, self.fork(), self.trace.frame)
         self.nodes: dict[str, SimulatedNode] = {}
         self.after_turn: list[Callable[[SimulatedNode], None]] = []
         """Called after each turn of a node."""
@@ -119,6 +124,10 @@ class SimulatedNode:
         self.disk_times = DiskTimes()
         self.weight = 1.0
         """In placement; it is looked at now and then."""
+        self.turn_s = 0.0001
+        """How long a turn takes at most: what arrives meanwhile waits for the next one."""
+        self.tears = False
+        """Whether writes that are carried out together may be torn apart by a crash."""
         self.engine: Engine | None = None
         self.transport: SimulatedTransport | None = None
         self.starts = 0
@@ -244,7 +253,7 @@ class SimulatedNode:
     # --- turns ---
 
     def _wake(self) -> None:
-        self._turn_by(self.world.now + self.rng.uniform(0.2, 1.0) * TURN_TAKES_S)
+        self._turn_by(self.world.now + (0.2 + 0.8 * self.rng.random()) * self.turn_s)
 
     def _turn_by(self, when: float) -> None:
         if when >= self._turn_at or self.engine is None:
@@ -286,9 +295,9 @@ class SimulatedNode:
             self.crash()
             return
         if engine.busy or transport.waiting:
-            self._turn_by(world.now + TURN_TAKES_S)
+            self._turn_by(world.now + self.turn_s)
         else:
-            self._turn_by(max(self.clock.when(engine.next_deadline()), world.now + TURN_TAKES_S))
+            self._turn_by(max(self.clock.when(engine.next_deadline()), world.now + self.turn_s))
 
     def _drive(self, action: Callable[[], None]) -> None:
         try:
@@ -308,20 +317,24 @@ class SimulatedNode:
             return
         self._writing = True
         merged = [self._writes.popleft() for _ in range(min(len(self._writes), MERGE_WRITES_MAX))]
-        operations = [operation for write in merged for operation in write.batch.operations]
+        if self.tears or len(merged) == 1:
+            batches = [write.batch for write in merged]
+        else:
+            batches = [WriteBatch([operation for write in merged for operation in write.batch.operations])]
         sync = any(write.sync for write in merged)
         started = self.world.now
         serial = self.starts
         storage = self._storage
         assert storage is not None
-        if not self._storing(lambda: storage.write(WriteBatch(operations), sync=False)):
-            return
+        for batch in batches:
+            if not self._storing(storage.write, batch, False):
+                return
 
         def finished() -> None:
             engine = self.engine
             if serial != self.starts or engine is None:
                 return
-            if sync and not self._storing(lambda: storage.write(WriteBatch(), sync=True)):
+            if sync and not self._storing(storage.write, WriteBatch(), True):
                 return
             self._writing = False
             seconds = self.world.now - started
@@ -336,10 +349,10 @@ class SimulatedNode:
         engine.written(merged, seconds)
         self.answered += 1
 
-    def _storing(self, action: Callable[[], None]) -> bool:
+    def _storing(self, write: Callable[[WriteBatch, bool], None], batch: WriteBatch, sync: bool) -> bool:
         """Whether it went well; if not, the node has failed."""
         try:
-            action()
+            write(batch, sync)
         except NodeFailure as error:
             self._fail(error)
             return False
