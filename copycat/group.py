@@ -136,7 +136,7 @@ class Group:
                 storage=store,
                 applied=self.sequencer.index,
                 async_storage_writes=True,
-                size_per_msg_max=MESSAGE_BYTES_MAX,
+                size_per_msg_max=min(MESSAGE_BYTES_MAX, config.frame_bytes_max // 4),  # or a frame would be refused
                 committed_size_per_ready_max=4 * MESSAGE_BYTES_MAX,
                 uncommitted_size_max=UNCOMMITTED_BYTES_MAX,
                 inflight_msgs_max=INFLIGHT_MESSAGES_MAX,

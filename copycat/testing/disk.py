@@ -50,6 +50,7 @@ class Disk:
         self._opener: FaultyStorage | None = None
         self._failing_writes: set[int] = set()
         self._failing_syncs: set[int] = set()
+        self._loses = False
 
     @property
     def bytes_used(self) -> int:
@@ -78,7 +79,11 @@ class Disk:
             self._failing_writes.add(self.writes + nth)
 
     def fail_sync(self, nth: int = 1) -> None:
-        """The ``nth`` sync from now raises StorageFailed; what it should have made durable may survive a crash, or not."""
+        """The ``nth`` sync from now raises StorageFailed; what it should have made durable may survive a crash, or not.
+
+        Nor does any later sync help before the disk is opened again, whatever it says: the pages that could not be written
+        count as clean (Rebello et al., "Can applications recover from fsync failures?", 2020).
+        """
         with self._lock:
             self._failing_syncs.add(self.syncs + nth)
 
@@ -109,6 +114,7 @@ class Disk:
             if self._opener is not None:
                 raise StorageLocked("the disk is open in another instance: close that first")
             self._opener = opener
+            self._loses = False
 
     def _detach(self, opener: FaultyStorage) -> None:
         with self._lock:
@@ -130,7 +136,7 @@ class Disk:
                 self._apply(undo)
                 raise StorageFailed("write failed: no space left on device (injected)")
             self._unsynced.append(undo)
-            if len(self._unsynced) > UNSYNCED_BATCHES_MAX:
+            if len(self._unsynced) > UNSYNCED_BATCHES_MAX and not self._loses:
                 self._unsynced.popleft()
         if sync:
             self._before("sync")
@@ -138,8 +144,10 @@ class Disk:
                 self._check(opener)
                 self.syncs += 1
                 if self.syncs in self._failing_syncs:
+                    self._loses = True
                     raise StorageFailed("sync failed: input/output error (injected)")
-                self._unsynced.clear()
+                if not self._loses:
+                    self._unsynced.clear()
 
     def _apply(self, operations: _Undo) -> _Undo:
         """Apply, and return what would undo it."""

@@ -158,6 +158,27 @@ class Simulation:
                 why = self._unsettled_app(app)
                 if why:
                     return f"{app.name or node.host} of {app.group_id.hex()[-4:]}: {why}"
+        return self._unsettled_gossip()
+
+    def _unsettled_gossip(self) -> str | None:
+        """Whether everybody knows who is there, and who hosts what."""
+        engines = [node.engine for node in self.world.running() if node.engine is not None]
+        alive = {engine.node_id for engine in engines}
+        hosts = {
+            group_id: {engine.node_id for engine in engines if group_id in engine.hosting.groups}
+            for group_id in self.group_ids
+        }
+        for engine in engines:
+            known = {member.node_id for member in engine.cluster.members() if member.state == "alive"}
+            if known != alive:
+                return f"{engine.node_id} counts {sorted(known)} as alive, not {sorted(alive)}"
+            for group_id, expected in hosts.items():
+                listed = alive.intersection(engine.cluster.hosts_of(group_id))  # who is gone may come back
+                if listed != expected:
+                    return (
+                        f"{engine.node_id} lists {sorted(listed)} as hosts of {group_id.hex()[-4:]}, "
+                        f"not {sorted(expected)}"
+                    )
         return None
 
     def _unsettled_app(self, app: Application) -> str | None:
