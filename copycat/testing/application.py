@@ -16,30 +16,14 @@ from hashlib import blake2b
 from typing import Protocol
 
 from copycat import codec
-from copycat.errors import Closed, CopyCatError, Full, NodeFailure, OutcomeUnknown, Timeout
+from copycat.errors import Closed, CopyCatError, Full, OutcomeUnknown, Timeout
 from copycat.subscription import Subscription
+from copycat.testing.consumer import Consumer, Habits
 from copycat.testing.world import SimulatedNode, SimulationError
 
 RECEIVE_MAX = 64
 CHAIN_BYTES = 12
-SUBSCRIBE_TIMEOUT_S = 10.0
 WAITING_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Habits:
-    """What a consumer does, and how often. ``step_s`` is the mean time between two looks at its channels."""
-
-    step_s: float = 0.02
-    send_chance: float = 0.3
-    burst_max: int = 4
-    submit_chance: float = 0.5
-    read_chance: float = 0.1
-    padding_bytes: int = 20
-    snapshot_padding_bytes: int = 0
-    keys: int = 3
-    epoch_s: float = 3.0
-    """A register is used for this long, then there is another one: histories stay short enough to be checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,42 +95,22 @@ class Witness(Protocol):
         """The subscription is over; ``clean``: it was closed, not killed."""
 
 
-class Application:
-    """One subscription at a time to one group, on one node, for as long as the process lives."""
+class Application(Consumer):
+    """A consumer whose every call and answer is told to a witness."""
 
     def __init__(
         self, node: SimulatedNode, group_id: bytes, habits: Habits, rng: random.Random, witness: Witness
     ) -> None:
-        self.node = node
-        self.group_id = group_id
-        self.habits = habits
-        self.rng = rng
+        super().__init__(node, group_id, habits, rng)
         self.witness = witness
-        self.name = ""
         self.state = State()
-        self.subscription: Subscription | None = None
-        self.step_s = habits.step_s
-        self.sending = True
-        self.closing: Future[None] | None = None
-        self.stopped = False
-        self._opening: Future[Subscription] | None = None
-        self._generation = 0
         self._sent = 0
         self._futures: list[tuple[Proposal, Future[int]]] = []
         self._reads: list[tuple[float, str, Future[int]]] = []
-        self._plan()
 
-    def _plan(self) -> None:
-        self.node.world.timeline.after(self.rng.expovariate(1.0 / self.step_s), self._step)
-
-    def kill(self) -> None:
-        """The process is gone."""
-        if self.stopped:
-            return
-        self.stopped = True
-        if self.subscription is not None:
-            self.witness.ended(self, clean=False)
-        self.subscription = None
+    @property
+    def position(self) -> int:
+        return self.state.position
 
     @property
     def idle(self) -> bool:
@@ -155,56 +119,17 @@ class Application:
 
     # --- steps ---
 
-    def _step(self) -> None:
-        if self.stopped:
-            return
-        self._plan()
-        if self.node.paused:
-            return
-        if self.subscription is None:
-            self._open()
-            return
-        try:
-            self._receive(self.subscription)
-            self._read_errors(self.subscription)
-            self._answers(self.subscription)
-            if self.closing is None:
-                self._act(self.subscription)
-            elif self.closing.done():
-                self._closed()
-        except Closed:
-            self._closed()
-        except NodeFailure as error:
-            if not self.node.faulty:
-                raise SimulationError("a snapshot can't be read", f"{self.name}: {error}") from error
-            self.kill()  # and the node stops, too
+    def _begins(self) -> None:
+        self._sent = 0
+        self.state = State()
 
-    def _open(self) -> None:
-        opening = self._opening
-        if opening is None:
-            future: Future[Subscription] = Future()
-            self._opening = future
-            self._generation += 1
-            self._sent = 0
-            self.name = f"{self.node.host}.{self.node.starts}.{self._generation}"
-            self.state = State()
-            self.node.post(lambda: self._subscribe(future))
-        elif opening.done():
-            self._opening = None
-            error = opening.exception()
-            if error is None:
-                self.subscription = opening.result()
-                self.witness.opened(self)
-            elif not isinstance(error, CopyCatError):
-                raise error
+    def _opened(self) -> None:
+        self.witness.opened(self)
 
-    def _subscribe(self, future: Future[Subscription]) -> None:
-        engine = self.node.engine
-        assert engine is not None
-        try:
-            engine.consumers.subscribe(self.group_id, self._provide, SUBSCRIBE_TIMEOUT_S, future)
-        except CopyCatError as error:
-            future.set_exception(error)
+    def _serve(self, subscription: Subscription) -> None:
+        self._receive(subscription)
+        self._read_errors(subscription)
+        self._answers(subscription)
 
     def _provide(self) -> Iterator[bytes]:
         packed = self.state.pack(self.habits.snapshot_padding_bytes)
@@ -282,17 +207,10 @@ class Application:
 
     # --- the end ---
 
-    def close(self) -> None:
-        """Close the subscription; another one follows."""
-        if self.subscription is not None and self.closing is None:
-            self.closing = self.subscription._desk.ask_close()
-
-    def _closed(self) -> None:
-        assert self.subscription is not None
-        self._read_last(self.subscription)
-        self.witness.ended(self, clean=True)
-        self.subscription = None
-        self.closing = None
+    def _ended(self, subscription: Subscription, clean: bool) -> None:
+        if clean:
+            self._read_last(subscription)
+        self.witness.ended(self, clean)
         self._futures = []
         self._reads = []
 

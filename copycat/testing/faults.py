@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from copycat.errors import StorageCorrupt
-from copycat.testing.application import Application
+from copycat.testing.consumer import Consumer
 from copycat.testing.scenario import Fault, FaultKind, Scenario
 from copycat.testing.world import SimulatedNode, World
 
@@ -21,7 +22,7 @@ RESTART_EVERY_S = 0.5
 class Chaos:
     """What goes wrong in one run."""
 
-    def __init__(self, world: World, scenario: Scenario, apps: dict[str, list[Application]]) -> None:
+    def __init__(self, world: World, scenario: Scenario, apps: dict[str, list[Consumer]]) -> None:
         self._world = world
         self._scenario = scenario
         self._apps = apps
@@ -51,6 +52,7 @@ class Chaos:
             FaultKind.SHUT_DOWN: self._shut_down,
             FaultKind.CRASH_ALL: self._crash_all,
             FaultKind.BOUNCE: self._bounce,
+            FaultKind.STORM: self._storm,
         }
 
     def plan(self) -> None:
@@ -111,6 +113,33 @@ class Chaos:
     def _bounce(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         """For a while, some nodes crash whenever they have just given their word, and are back before it is forgotten."""
         nodes = [each for each in self._world.nodes.values() if rng.random() < 0.6]
+        self._bounce_all(nodes, 8, lambda: None, fault, rng)
+
+    def _storm(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
+        """As soon as somebody leads, it is cut off for an election's time; everybody else bounces."""
+        config = self._scenario.config
+        election_s = config.tick_ms * config.election_ticks / 1000
+        cut: dict[str, float] = {}
+
+        def unseat() -> None:
+            now = self._world.now
+            for each in self._world.running():
+                assert each.engine is not None
+                leads = any(group.leads for group in each.engine.hosting.groups.values())
+                if leads and cut.get(each.host, 0.0) <= now:
+                    cut[each.host] = now + 2 * election_s
+                    self._cut_for(2 * election_s, self._pairs(each.host))
+
+        self._bounce_all(list(self._world.nodes.values()), 2, unseat, replace(fault, length_s=fault.length_s + 6.0), rng)
+
+    def _bounce_all(
+        self,
+        nodes: list[SimulatedNode],
+        writes_max: int,
+        meanwhile: Callable[[], None],
+        fault: Fault,
+        rng: random.Random,
+    ) -> None:
         end = self._world.now + 1.0 + fault.length_s
 
         def again() -> None:
@@ -122,7 +151,8 @@ class Chaos:
                 if each.engine is None and each.failure is None:
                     each.start()
                 if each.engine is not None and not each.crash_after_writes:
-                    each.crash_after_writes = each.answered + rng.randint(1, 8)
+                    each.crash_after_writes = each.answered + rng.randint(1, writes_max)
+            meanwhile()
             self._later(rng.uniform(0.01, 0.1), again)
 
         again()

@@ -12,13 +12,15 @@ import random
 from dataclasses import dataclass, field
 
 from copycat.config import Config
-from copycat.testing.application import Habits
+from copycat.testing.consumer import Habits
+from copycat.testing.specimens import SPECIMENS, Specimen
 
 
 class FaultKind(str, enum.Enum):
     """What may go wrong.
 
-    A *bounce* is a crash at the moment when something was written, and a restart at once. A *partial* partition cuts some
+    A *bounce* is a crash at the moment when something was written, and a restart at once. A *storm* unseats every leader as
+    soon as there is one, while the others bounce: votes are given, and forgotten if they can be. A *partial* partition cuts some
     pairs of nodes in some directions, so that no two nodes need to agree on who is there.
     """
 
@@ -44,6 +46,7 @@ class FaultKind(str, enum.Enum):
     SHUT_DOWN = "shut down"
     CRASH_ALL = "crash all"
     BOUNCE = "bounce"
+    STORM = "storm"
 
 
 LOSES_DATA = frozenset({FaultKind.WIPE, FaultKind.ROT})
@@ -83,6 +86,8 @@ class Scenario:
     write_s: float
     turn_s: float
     tears: bool
+    specimens: tuple[Specimen | None, ...] = ()
+    """The structure of each group; None, and beyond the end: registers, with a log of their own to compare."""
     faults: tuple[Fault, ...] = field(default_factory=tuple)
 
 
@@ -118,6 +123,7 @@ def draw(seed: int) -> Scenario:
         write_s=rng.choice((0.0002, 0.001, 0.005)),
         turn_s=rng.choice((0.0002, 0.001, 0.004, 0.01)),
         tears=rng.random() < 0.5,
+        specimens=_draw_specimens(rng, groups),
         faults=_draw_faults(rng),
     )
 
@@ -167,6 +173,12 @@ def _draw_habits(rng: random.Random, consumers: float) -> Habits:
         padding_bytes=rng.choice((0, 20, 300)),
         snapshot_padding_bytes=rng.choice((0, 500, 6_000)),
     )
+
+
+def _draw_specimens(rng: random.Random, groups: int) -> tuple[Specimen | None, ...]:
+    share = rng.choice((0.0, 0.0, 0.5, 1.0))
+    names = sorted(SPECIMENS)
+    return tuple([SPECIMENS[rng.choice(names)] if rng.random() < share else None for _ in range(groups)])
 
 
 def _draw_faults(rng: random.Random) -> tuple[Fault, ...]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 from copycat.testing.application import Application
 from copycat.testing.checks import Inspector, Observer
+from copycat.testing.consumer import Consumer
+from copycat.testing.copies import Copy, Ledger
 from copycat.testing.faults import Chaos
 from copycat.testing.network import Conditions
 from copycat.testing.scenario import Scenario
@@ -39,6 +41,8 @@ class Report:
     events: int
     committed: int
     reads: int
+    calls: int
+    """On structures, reads included."""
     reloads: int
     elections: int
     settled_s: float
@@ -55,7 +59,12 @@ class Simulation:
         self.inspector = Inspector()
         self.world.after_turn.append(self.inspector.after_turn)
         self.group_ids = [self.world.rng.getrandbits(128).to_bytes(16, "big") for _ in range(scenario.groups)]
-        self.apps: dict[str, list[Application]] = {}
+        self.ledgers = {
+            group_id: Ledger(specimen, self.world.timeline)
+            for group_id, specimen in zip(self.group_ids, scenario.specimens, strict=False)
+            if specimen is not None
+        }
+        self.apps: dict[str, list[Consumer]] = {}
         self._rng = self.world.fork()
         self._wanted: dict[str, list[bytes]] = {}
         self._build()
@@ -88,10 +97,14 @@ class Simulation:
             world.timeline.at(0.0 if host == hosts[0] else self._rng.uniform(0.05, WARM_UP_S), world.nodes[host].start)
 
     def _started(self, node: SimulatedNode) -> None:
-        self.apps[node.host] = [
-            Application(node, group_id, self.scenario.habits, random.Random(self._rng.getrandbits(64)), self.observer)
-            for group_id in self._wanted[node.host]
-        ]
+        self.apps[node.host] = [self._consumer(node, group_id) for group_id in self._wanted[node.host]]
+
+    def _consumer(self, node: SimulatedNode, group_id: bytes) -> Consumer:
+        rng = random.Random(self._rng.getrandbits(64))
+        ledger = self.ledgers.get(group_id)
+        if ledger is not None:
+            return Copy(node, group_id, self.scenario.habits, rng, ledger)
+        return Application(node, group_id, self.scenario.habits, rng, self.observer)
 
     def _stopped(self, node: SimulatedNode) -> None:
         for app in self.apps.pop(node.host, []):
@@ -110,6 +123,8 @@ class Simulation:
                 self.inspector.check_logs(self.world.running())
             settled = self._settle()
             self.observer.check_end()
+            for ledger in self.ledgers.values():
+                ledger.check_end()
         except SimulationError as error:
             failure = error
             self.world.trace("FAILED", error)
@@ -125,6 +140,7 @@ class Simulation:
             self.world.timeline.events,
             self.observer.committed,
             self.observer.reads,
+            sum(len(ledger.history) for ledger in self.ledgers.values()),
             self.observer.reloads,
             self.inspector.elections,
             settled,
@@ -181,7 +197,7 @@ class Simulation:
                     )
         return None
 
-    def _unsettled_app(self, app: Application) -> str | None:
+    def _unsettled_app(self, app: Consumer) -> str | None:
         if app.subscription is None:
             return "not subscribed"
         assert app.node.engine is not None
@@ -189,8 +205,8 @@ class Simulation:
         if group is None:
             return "no replica"
         length = max(len(self.observer.groups[app.group_id].items), group.sequencer.position)
-        if app.state.position != length:
-            return f"at {app.state.position} of {length}"
+        if app.position != length:
+            return f"at {app.position} of {length}"
         if app.subscription.propose.unsettled():
             return f"{app.subscription.propose.unsettled()} proposals are not settled"
         if not app.idle:
