@@ -6,6 +6,7 @@ life on it is the same node again. What all lives wrote down is put together by 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
@@ -18,22 +19,26 @@ from typing import Any
 
 from copycat.testing.nodes import wait_until
 from copycat.testing.records import Record, Summary, check
+from copycat.testing.wires import Loopback, Wires
 
 PATIENCE_S = 60.0
-HOST = "127.0.0.1"
 
 
 class Life:
     """One recording process. Whatever it does not answer in time is an error that holds its last words."""
 
-    def __init__(self, directory: Path, name: str, spec: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, name: str, spec: dict[str, Any], before: Sequence[str] = ()) -> None:
+        """``before``: a command that runs the one behind it."""
         self.name = name
+        self.doomed = False
+        """Whether its disk was made to fail, so that it had to stop by itself."""
         self.record = directory / f"{name}.record"
         self._errors = directory / f"{name}.stderr"
         self.record.touch()
         with self._errors.open("wb") as stderr:
             self._process = subprocess.Popen(  # noqa: S603 (this very interpreter, and our own module)
                 [
+                    *before,
                     sys.executable,
                     "-m",
                     "copycat.testing.recorder",
@@ -67,6 +72,19 @@ class Life:
         self.say("status")
         return self.hear("").split()
 
+    def has_ended(self) -> bool:
+        """Whether the process is gone; asking it for its status is what makes it notice that its node has stopped."""
+        with contextlib.suppress(OSError, ValueError):
+            self.say("status")
+        return self._process.poll() is not None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     @property
     def last_words(self) -> str:
         return self._errors.read_text(errors="replace")[-3000:]
@@ -95,7 +113,14 @@ class Killing:
     """Seats, their present lives, and what happened. ``config`` is given to every node."""
 
     def __init__(
-        self, directory: Path, ports: Sequence[int], group: str, config: dict[str, Any], ballast: int = 0
+        self,
+        directory: Path,
+        ports: Sequence[int],
+        group: str,
+        config: dict[str, Any],
+        ballast: int = 0,
+        wires: Wires | None = None,
+        histories: bool = False,
     ) -> None:
         self.lives: list[Life] = []
         self.seats: list[Life | None] = [None] * (len(ports) // 2)
@@ -104,13 +129,17 @@ class Killing:
         self._group = group
         self._config = config
         self._ballast = ballast
+        self.wires = wires if wires is not None else Loopback()
+        self._histories = histories
 
     def begin(self, seat: int, peers: bool = True) -> Life:
         """Start a process on the seat; it is not waited for."""
         life_number = sum(life.name.startswith(f"s{seat}.") for life in self.lives) + 1
-        others = [f"{HOST}:{self._ports[2 * other + 1]}" for other in range(len(self.seats)) if other != seat]
+        wires = self.wires
+        others = [f"{wires.host(other)}:{self._ports[2 * other + 1]}" for other in range(len(self.seats)) if other != seat]
         config = {
-            "hostname": HOST,
+            "hostname": wires.host(seat),
+            "bind_address": wires.bind(seat),
             "copycat_port": self._ports[2 * seat],
             "gossip_port": self._ports[2 * seat + 1],
             "data_dir": str(self._directory / f"seat-{seat}"),
@@ -119,11 +148,19 @@ class Killing:
             "join_timeout_s": 30.0,
             **self._config,
         }
-        spec = {"group": self._group, "config": config, "ballast": self._ballast, "wave": 50}
-        life = Life(self._directory, f"s{seat}.{life_number}", spec)
+        name = f"s{seat}.{life_number}"
+        spec: dict[str, Any] = {"group": self._group, "config": config, "ballast": self._ballast, "wave": 50}
+        if self._histories:
+            spec |= {"history": str(self.history_of(name)), "wave": 5}
+        life = Life(self._directory, name, spec, wires.command(seat))
+        wires.seated(seat, life.pid)
         self.lives.append(life)
         self.seats[seat] = life
         return life
+
+    def history_of(self, name: str) -> Path:
+        """Where a life writes what its clients called; see :mod:`copycat.testing.history`."""
+        return self._directory / f"{name}.history"
 
     def start(self) -> None:
         """Fill every seat."""
@@ -182,7 +219,7 @@ class Killing:
         for life in living:
             assert life.wait() == 0, life.last_words
         for life in self.lives:
-            assert "Traceback" not in life.last_words, life.last_words
+            assert life.doomed or "Traceback" not in life.last_words, life.last_words
         return check([Record.read(life.record) for life in self.lives], [life.name for life in living])
 
     def close(self) -> None:

@@ -78,8 +78,8 @@ def check(records: list[Record], survivors: list[str]) -> Summary:
     proposals: dict[str, int] = {}
     places: dict[str, int] = {}
     for position in range(1, last + 1):
-        item = sequence[position]
-        digests.append(next_digest(digests[-1], item.encode()))
+        digests.append(next_digest(digests[-1], sequence[position].encode()))
+        item = sequence[position].partition(" ")[0]  # the register that it sets follows, if it sets one
         proposer, _, count = item.rpartition(":")
         assert int(count) == proposals.get(proposer, 0) + 1, f"{item} comes after {proposals.get(proposer, 0)}"
         proposals[proposer] = int(count)
