@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -101,6 +101,11 @@ class Disk:
         """Lose one record, durably."""
         with self._lock:
             self._apply([(key, None)])
+
+    def restore(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Hold these pairs too, durably."""
+        with self._lock:
+            self._apply(list(pairs))
 
     def pairs(self) -> list[tuple[bytes, bytes]]:
         """All that is visible now, in order."""
