@@ -1,7 +1,7 @@
 """Real faults on real processes, by a seeded plan: kills, pauses, cuts in both directions or one, a disk that is full.
 
-Everybody proposes and reads all the time, and writes down what came of it (:mod:`copycat.testing.recorder`). In the end all that was
-handed out is compared (:mod:`copycat.testing.records`), and what clients saw is searched for an order that explains it
+Everybody proposes and reads all the time, and writes down what came of it (:mod:`copycat.testing.recorder`). In the end all that
+was handed out is compared (:mod:`copycat.testing.records`), and what clients saw is searched for an order that explains it
 (:mod:`copycat.testing.history`). The seed decides what is done and to whom; the machine decides when.
 """
 

@@ -10,6 +10,7 @@ import math
 import random
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,7 +75,8 @@ class Ledger:
 
     def check_end(self) -> bool | None:
         """What :func:`copycat.testing.linearizability.explains` says. Raises SimulationError if it is no."""
-        verdict = explains(self.specimen.model, self.history, STATES_MAX)
+        model = replace(self.specimen.model, reads=frozenset(self.specimen.reads))
+        verdict = explains(model, self.history, STATES_MAX)
         if verdict is False:
             raise SimulationError("not linearizable", f"{self.specimen.name}: {self.history}")
         return verdict

@@ -130,7 +130,9 @@ class Chaos:
                     cut[each.host] = now + 2 * election_s
                     self._cut_for(2 * election_s, self._pairs(each.host))
 
-        self._bounce_all(list(self._world.nodes.values()), 2, unseat, replace(fault, length_s=fault.length_s + 6.0), rng)
+        self._bounce_all(
+            list(self._world.nodes.values()), 2, unseat, replace(fault, length_s=fault.length_s + 6.0), rng
+        )
 
     def _bounce_all(
         self,
@@ -224,9 +226,7 @@ class Chaos:
 
     def _slow_link(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         """Some links are slow, in one direction."""
-        self._slow(
-            [pair for pair in self._pairs() if rng.random() < 0.3], rng.choice((0.02, 0.1, 0.5, 2.0)), fault
-        )
+        self._slow([pair for pair in self._pairs() if rng.random() < 0.3], rng.choice((0.02, 0.1, 0.5, 2.0)), fault)
 
     def _slow(self, pairs: list[tuple[str, str]], seconds: float, fault: Fault) -> None:
         slow = self._world.network.slow

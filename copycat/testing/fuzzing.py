@@ -1,22 +1,25 @@
 """Everything that reads bytes from outside, as functions of bytes: what raises here is a bug.
 
-Each :class:`Target` takes any bytes at all. It returns, having refused them in the way that is documented, or taken them; a foreign
-exception, a node that stops, or a count of refusals that doesn't move is a failure. ``samples`` are valid inputs to start from:
-random bytes hardly ever get past a checksum or a length, changed valid ones do. The suite runs them by hypothesis;
-``tools/fuzz`` by a fuzzer that follows the coverage.
+Each :class:`Target` takes any bytes at all. It returns, having refused them in the way that is documented, or taken them; a
+foreign exception, a node that stops, or a count of refusals that doesn't move is a failure. ``samples`` are valid inputs to
+start from: random bytes hardly ever get past a checksum or a length, changed valid ones do. The suite runs them by
+hypothesis; ``tools/fuzz`` by a fuzzer that follows the coverage.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 from copycat import codec, sessions
 from copycat.config import Config
 from copycat.engine import Engine
-from copycat.errors import CodecError, CopyCatError, NodeFailure, OperationFailed, StorageCorrupt, UnknownOperation
+from copycat.errors import CodecError, NodeFailure, OperationFailed, StorageCorrupt, UnknownOperation
 from copycat.messages import Entry, EntryType, Message, MessageType
 from copycat.ports import Inbound, Lane
 from copycat.raft.confchange import unpack_conf_change
@@ -80,14 +83,10 @@ class _Node:
         assert self.engine.counters.frames_received > before, "a frame was neither taken nor refused"
 
 
-_nodes: list[_Node] = []
-
-
+@functools.cache
 def _node() -> _Node:
     """Made once: what outlives thousands of wrong inputs is what is wanted."""
-    if not _nodes:
-        _nodes.append(_Node())
-    return _nodes[0]
+    return _Node()
 
 
 # --- the network ----------------------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def _record_samples() -> list[bytes]:
 
 def _take_disk(data: bytes) -> None:
     """One record of a node's disk is replaced: it starts as if nothing were wrong, or it says that its disk is damaged."""
-    disk, pairs = _kept_disk()
+    pairs = _kept_pairs()
     key = pairs[(data[0] if data else 0) % len(pairs)][0]
     world = World(3)
     node = world.add_node(HOST, Config())
@@ -203,19 +202,13 @@ def _take_disk(data: bytes) -> None:
     assert node.engine is not None or isinstance(node.failure, NodeFailure)
 
 
-_disks: list[tuple[Disk, list[tuple[bytes, bytes]]]] = []
-
-
-def _kept_disk() -> tuple[Disk, list[tuple[bytes, bytes]]]:
-    if not _disks:
-        disk = _node().node.disk
-        _disks.append((disk, disk.pairs()))
-    return _disks[0]
+@functools.cache
+def _kept_pairs() -> list[tuple[bytes, bytes]]:
+    return _node().node.disk.pairs()
 
 
 def _disk_samples() -> list[bytes]:
-    _, pairs = _kept_disk()
-    return [bytes((number % 256,)) + value for number, (_, value) in enumerate(pairs)]
+    return [bytes((number % 256,)) + value for number, (_, value) in enumerate(_kept_pairs())]
 
 
 # --- snapshots, sessions and structures -----------------------------------------------------------------------------
@@ -269,21 +262,18 @@ def _entry_samples() -> list[bytes]:
     ]
 
 
-class _Nowhere:
-    config = Config()
-
-
 def _take_operation(data: bytes) -> None:
     """What the log of a structure holds is applied, or stops the copy with a typed error."""
     try:
         unpack_state(data)
     except UnknownOperation:
         pass
-    copy = Dict(_Nowhere(), bytes(16))  # type: ignore[arg-type]
+    nowhere: Any = SimpleNamespace(config=Config())
+    copy = Dict(nowhere, bytes(16))
     try:
         copy._apply(unpack_operation(data), [], [])
-    except (UnknownOperation, OperationFailed) as error:
-        assert isinstance(error, CopyCatError)
+    except (UnknownOperation, OperationFailed):
+        pass
 
 
 def _operation_samples() -> list[bytes]:

@@ -55,7 +55,13 @@ class History:
         self._write(call, outcome, {"f": kind, "register": register, "value": value} if kind == "read" else {"f": kind})
 
     def _write(self, call: int, kind: str, operation: dict[str, Any]) -> None:
-        line = {"process": self._process, "call": call, "type": kind, "operation": operation, "time": time.monotonic_ns()}
+        line = {
+            "process": self._process,
+            "call": call,
+            "type": kind,
+            "operation": operation,
+            "time": time.monotonic_ns(),
+        }
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 

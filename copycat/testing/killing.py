@@ -136,7 +136,9 @@ class Killing:
         """Start a process on the seat; it is not waited for."""
         life_number = sum(life.name.startswith(f"s{seat}.") for life in self.lives) + 1
         wires = self.wires
-        others = [f"{wires.host(other)}:{self._ports[2 * other + 1]}" for other in range(len(self.seats)) if other != seat]
+        others = [
+            f"{wires.host(other)}:{self._ports[2 * other + 1]}" for other in range(len(self.seats)) if other != seat
+        ]
         config = {
             "hostname": wires.host(seat),
             "bind_address": wires.bind(seat),

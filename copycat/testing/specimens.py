@@ -191,7 +191,9 @@ SPECIMENS: Mapping[str, Specimen] = {
         Specimen("Set", Set, _set_wish, Model((), _set_step), {"all": lambda elements: list(elements)}),
         Specimen("Queue", Queue, _queue_wish, Model((), _queue_step), {"all": lambda queue: queue.copy()}),
         Specimen("Log", Log, _log_wish, Model((0, ()), _log_step), {"all": lambda log: log.since(0)}),
-        Specimen("Lock", Lock, _lock_wish, Model((None, 0, 0), _lock_step), {"read": lambda lock: [lock.owner, lock.token]}),
+        Specimen(
+            "Lock", Lock, _lock_wish, Model((None, 0, 0), _lock_step), {"read": lambda lock: [lock.owner, lock.token]}
+        ),
     )
 }
 """The ready-made structures. An Election is a Lock with something to say."""

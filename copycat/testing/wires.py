@@ -281,9 +281,7 @@ class Relay:
             for each in writers:
                 each.close()
 
-    async def _pass(
-        self, source: int, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _pass(self, source: int, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK_BYTES):
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)

@@ -134,6 +134,13 @@ class TestModels:
         assert explains(counter, calls)
         assert explains(counter, [*calls, Call("value", (), 5, 6, 1)]) is False
 
+    def test_a_write_that_would_change_nothing_now_may_change_something_later(self) -> None:
+        register = Model(0, lambda value, name, arguments: (arguments[0], None) if name == "put" else (value, value))
+        first, other, again = Call("put", (2,), 0, 1), Call("put", (3,), 2, 9), Call("put", (2,), 2, 9)
+        assert explains(register, [first, other, again, Call("get", (), 10, 11, 2)])
+        assert explains(register, [first, other, again, Call("get", (), 10, 11, 3)])
+        assert explains(register, [first, other, again, Call("get", (), 10, 11, 4)]) is False
+
     def test_independent_parts_are_searched_apart(self) -> None:
         registers = Model(0, lambda _, name, arguments: (arguments[1],) * 2, key=lambda name, arguments: arguments[0])
         many = [Call("set", (key, 1), 0, 9, 1) for key in range(200)]
