@@ -1,4 +1,4 @@
-"""Structures in simulated worlds: right ones pass, a wrong one is found; and so a user's own, as the page says."""
+"""Structures in simulated worlds: right ones pass, a wrong one is found, and so a user's own may be, as the page says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulation.md"
 
 
 def world_of(seed: int, specimen: Specimen) -> Scenario:
-    return replace(draw(seed), nodes=3, groups=1, specimens=(specimen,))
+    return replace(draw(seed), nodes=3, groups=1, subscribers=1.0, specimens=(specimen,))
 
 
 @pytest.mark.parametrize("name", sorted(SPECIMENS))

@@ -67,6 +67,42 @@ def test_different_seeds_are_different_runs() -> None:
     assert run(short(1)).digest != run(short(2)).digest
 
 
+def test_a_node_that_lost_all_is_brought_up_in_frames_that_it_accepts() -> None:
+    """What it lacks is longer than a frame: it once was sent as one, and refused, for ever."""
+    scenario = draw(3)
+    small = replace(
+        scenario.config,
+        replicas=3,
+        gossip_profile="local",
+        proposal_bytes_max=1024,
+        batch_proposals_max=4,
+        batch_bytes_max=200,
+        snapshot_chunk_bytes=512,
+        frame_bytes_max=4096,
+        snapshot_log_bytes=1 << 20,
+        snapshot_log_entries=100_000,
+        log_bytes_max=1 << 30,
+        in_flight_proposals_max=64,
+        in_flight_bytes_max=20_000,
+    )
+    habits = replace(scenario.habits, step_s=0.1, send_chance=0.5, burst_max=4, padding_bytes=100)
+    scenario = replace(
+        scenario,
+        config=small,
+        habits=habits,
+        nodes=3,
+        groups=1,
+        replicas=3,
+        subscribers=1.0,
+        specimens=(),
+        chaos_s=14.0,
+        faults=(Fault(12.0, FaultKind.WIPE, 0.5, 1),),
+    )
+    report = run(scenario)
+    assert report.failure is None, report.failure
+    assert report.committed > 100
+
+
 def test_a_failing_scenario_is_cut_down_to_the_fault_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = replace(
         short(3),
