@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 import weakref
 from pathlib import Path
 
-from copycat.errors import StorageExposed, StorageFailed, StorageForeign, StorageLocked
+from copycat.errors import StorageCorrupt, StorageExposed, StorageFailed, StorageForeign, StorageLocked
 
 MARKER = "COPYCAT"
 MARKER_BYTES_MAX = 256
@@ -129,9 +130,15 @@ def _mark(data_dir: Path, descriptor: int, storage_name: str) -> None:
     if found == expected:
         return
     if not expected.startswith(found):  # a proper prefix is what a crash while marking leaves
+        wrote = re.fullmatch(rb"CopyCat data directory, layout 1, storage (\w+)\n", found)
+        if wrote is not None:
+            raise StorageForeign(
+                f"{data_dir} was written by another storage than {storage_name!r}: set "
+                f'storage="{wrote[1].decode()}" to go on with it, or choose another data_dir'
+            )
         raise StorageForeign(
             f"{data_dir} was written by something else than storage {storage_name!r}: {found[:100]!r}; "
-            "name the storage that wrote it, or choose another data_dir"
+            "choose another data_dir"
         )
     os.pwrite(descriptor, expected, 0)
     os.fsync(descriptor)
@@ -145,3 +152,15 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_headless(database: Path, data_suffixes: tuple[str, ...]) -> None:
+    """LevelDB and its kin take a directory without CURRENT for a new one, and would delete the data that lies in it.
+
+    Raises :class:`~copycat.errors.StorageCorrupt`, or OSError.
+    """
+    if (database / "CURRENT").exists():
+        return
+    data = sorted(entry.name for entry in database.iterdir() if entry.suffix in data_suffixes)
+    if data:
+        raise StorageCorrupt(f"{database} has lost its file CURRENT but holds data ({data[0]}); restore it from a copy")

@@ -12,8 +12,6 @@ It knows nothing of what the keys mean, and never repairs: a database that can't
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -24,6 +22,7 @@ import plyvel
 from copycat.errors import CopyCatError, StorageCorrupt, StorageFailed
 from copycat.ports import WriteBatch
 from copycat.storage import directory
+from copycat.storage.gate import CLOSE_WAIT_S, Gate
 from copycat.storage.watermark import NUMBER_KEY, Watermark, pack_number, unpack_number
 
 DATABASE = "db"
@@ -48,9 +47,6 @@ SCAN_BYTES = 64 << 10
 CONGESTED_FILES = 6
 """Files at level 0, of the 12 at which LevelDB stops all writes until it has merged them; it begins to merge at 4."""
 
-CLOSE_WAIT_S = 10.0
-"""How long :meth:`LevelDBStorage.close` waits for calls of other threads to come back."""
-
 _FOREIGN_ERRORS = (plyvel.Error, OSError, RuntimeError)  # RuntimeError is plyvel's word for "closed"
 
 
@@ -60,7 +56,7 @@ class LevelDBStorage:
     __slots__ = ("_claim", "_data_dir", "_database", "_gate", "_number", "_watermark", "_write_failure")
 
     def __init__(self) -> None:
-        self._gate = _Gate()
+        self._gate = Gate()
         self._database: Any = None
         self._claim: directory.Claim | None = None
         self._data_dir = Path()
@@ -196,55 +192,13 @@ class LevelDBStorage:
                 claim.release()
 
 
-class _Gate:
-    """Lets calls in while the database is open, and lets it close only when all of them are out."""
-
-    __slots__ = ("_condition", "_inside", "_is_open")
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
-        self._inside = 0
-        self._is_open = False
-
-    def open(self) -> None:
-        with self._condition:
-            self._is_open = True
-
-    def enter(self) -> None:
-        """Raises :class:`~copycat.errors.StorageFailed` when shut."""
-        if not self.enter_if_open():
-            raise StorageFailed("the storage is closed: open it before reading or writing")
-
-    def enter_if_open(self) -> bool:
-        with self._condition:
-            if self._is_open:
-                self._inside += 1
-            return self._is_open
-
-    def leave(self) -> None:
-        with self._condition:
-            self._inside -= 1
-            if not self._is_open:
-                self._condition.notify_all()
-
-    def shut(self, wait_s: float) -> bool:
-        """Let nobody in any more; True once everybody is out, False if that took longer than ``wait_s``."""
-        deadline = time.monotonic() + wait_s
-        with self._condition:
-            self._is_open = False
-            while self._inside:
-                if not self._condition.wait(deadline - time.monotonic()) and self._inside:
-                    return False
-            return True
-
-
 def _open_database(data_dir: Path) -> Any:
     path = data_dir / DATABASE
     try:
         if not path.exists():
             path.mkdir(mode=0o700)
             directory.sync_directory(data_dir)
-        _refuse_headless(path)
+        directory.refuse_headless(path, (".ldb", ".sst", ".log"))
         return plyvel.DB(
             str(path),
             create_if_missing=True,
@@ -267,15 +221,6 @@ def _last_write(database: Any, data_dir: Path) -> int:
         return unpack_number(database.get(NUMBER_KEY, verify_checksums=True))
     except _FOREIGN_ERRORS as error:
         raise _translated("read from", data_dir, error) from error
-
-
-def _refuse_headless(path: Path) -> None:
-    """LevelDB takes a directory without CURRENT for a new one, and would delete the data that lies in it."""
-    if (path / "CURRENT").exists():
-        return
-    data = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".ldb", ".sst", ".log"))
-    if data:
-        raise StorageCorrupt(f"{path} has lost its file CURRENT but holds data ({data[0]}); restore it from a copy")
 
 
 def _read_piece(iterator: Any) -> tuple[list[tuple[bytes, bytes]], bool]:

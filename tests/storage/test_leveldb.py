@@ -15,6 +15,9 @@ import pytest
 
 from copycat.errors import StorageCorrupt, StorageFailed, StorageForeign
 from copycat.ports import WriteBatch
+
+pytest.importorskip("plyvel", reason="plyvel is not installed")
+
 from copycat.storage.leveldb import LevelDBStorage
 from copycat.storage.watermark import NUMBER_KEY
 
@@ -107,7 +110,7 @@ def test_a_creation_that_a_crash_cut_short_is_taken_up_again(tmp_path: Path) -> 
 
 def test_the_directory_of_another_storage_is_refused(tmp_path: Path) -> None:
     (tmp_path / "COPYCAT").write_text("CopyCat data directory, layout 1, storage rocksdb\n")
-    with pytest.raises(StorageForeign, match="rocksdb"):
+    with pytest.raises(StorageForeign, match='storage="rocksdb"'):
         LevelDBStorage().open(tmp_path)
 
 
