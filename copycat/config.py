@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
 from copycat.errors import InvalidConfig
@@ -12,6 +13,10 @@ from copycat.ports import Address, Storage, Transport
 
 KIB = 1024
 MIB = 1024 * KIB
+
+
+DEFAULT_STORAGE = "rocksdb" if find_spec("plyvel") is None and find_spec("rocksdict") is not None else "leveldb"
+"""LevelDB, but where its binding is not installed and RocksDB's is: there are Pythons for which the former has no wheel."""
 
 
 class Durability(str, enum.Enum):
@@ -56,8 +61,9 @@ class Config:
     """Without keys, listen beyond loopback all the same: whoever reaches the ports can then read and change everything."""
     transport: str | Transport = "zeromq"
     """A name from entry-point group ``copycat.transports``, or an instance."""
-    storage: str | Storage = "leveldb"
-    """A name from entry-point group ``copycat.storage``, or an instance."""
+    storage: str | Storage = DEFAULT_STORAGE
+    """A name from entry-point group ``copycat.storage``, or an instance. Where plyvel is not installed, the default is
+    ``rocksdb``. A data directory is opened only by the storage that made it."""
     durability: Durability | str = Durability.FSYNC
     """``fsync``: nothing is acknowledged before a quorum has it on disk; ``os``: written, not synced."""
     replicas: int = 3

@@ -48,4 +48,5 @@ def _load(name: str, group: str, unknown: type[UsageError]) -> Any:
     try:
         return point.load()
     except ImportError as error:
-        raise unknown(f"{name!r} in group {group} can't be imported: {error}; install what it needs") from error
+        needed = f"pip install 'copycat[{name}]'" if point.module.startswith("copycat.") else "install what it needs"
+        raise unknown(f"{name!r} in group {group} can't be imported: {error}; {needed}") from error

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from copycat.config import Config
+from copycat.config import DEFAULT_STORAGE, Config
 
 # How long an example takes says something about the machine and its load, and nothing about the library.
 settings.register_profile("copycat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -30,8 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests whose nodes run on the plugs of this run: the ones worth repeating on another pair."""
     for item in items:
-        if not {"transport_name", "storage_name"}.isdisjoint(getattr(item, "fixturenames", ())):
+        fixtures = getattr(item, "fixturenames", ())
+        if not {"transport_name", "storage_name"}.isdisjoint(fixtures):
             item.add_marker("plugs")
+        if "disk_storage_name" in fixtures and disk_storage() != DEFAULT_STORAGE:
+            item.add_marker("plugs")  # on the default one, the whole suite runs them
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +46,18 @@ def transport_name() -> str:
 @pytest.fixture(scope="session")
 def storage_name() -> str:
     """The storage that cluster tests run on; tox sets it."""
-    return os.environ.get("COPYCAT_TEST_STORAGE", "leveldb")
+    return os.environ.get("COPYCAT_TEST_STORAGE", DEFAULT_STORAGE)
+
+
+def disk_storage() -> str:
+    named = os.environ.get("COPYCAT_TEST_STORAGE", "memory")
+    return DEFAULT_STORAGE if named == "memory" else named
+
+
+@pytest.fixture(scope="session")
+def disk_storage_name() -> str:
+    """The storage of tests whose processes are killed: that of this run, if it has a disk."""
+    return disk_storage()
 
 
 @pytest.fixture

@@ -24,11 +24,16 @@ This page is made by `tools/configuration_docs.py`; a test compares the two.
 """
 
 
+SAME_EVERYWHERE = {"storage": "leveldb"}
+"""Defaults that depend on what is installed, as they are where all is."""
+
+
 def page() -> str:
     docs = field_docs()
     rows = []
     for field in dataclasses.fields(Config):
-        default = field.default.value if isinstance(field.default, enum.Enum) else field.default
+        default = SAME_EVERYWHERE.get(field.name, field.default)
+        default = default.value if isinstance(default, enum.Enum) else default
         meaning = " ".join(docs[field.name].replace("``", "`").split()).replace("|", "\\|")
         rows.append(f"| `{field.name}` | `{default!r}` | {meaning} |")
     return HEAD + "\n".join(rows) + "\n"

@@ -68,9 +68,8 @@ environment_report_failure() {
     cat "$environment_log" >&2
     environment_say "" "The set-up of $environment_root/.venv failed; what it printed is above."
     if grep -q 'wheels\{0,1\} for.*plyvel\|(plyvel)' "$environment_log"; then
-        environment_say "plyvel, which LevelDB storage needs, has no ready-made wheel for this Python and did not build." \
+        environment_say "plyvel, which LevelDB storage needs, has no ready-made wheel for this machine and did not build." \
             "On Debian: apt-get install libleveldb-dev g++ python3-dev"
-        environment_say "Or build on another Python, for which there is a wheel: PYTHON=python3.12 $0"
     fi
     exit 1
 }

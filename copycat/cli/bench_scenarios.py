@@ -10,6 +10,7 @@ from typing import Any
 
 from copycat.cli.bench_cluster import NODES, BenchCluster, Usage
 from copycat.cli.local_cluster import Deadline
+from copycat.config import DEFAULT_STORAGE
 
 WARM_UP_S = 1.0
 BURST = 1000
@@ -31,7 +32,7 @@ class Setup:
     durability: str = "fsync"
     seconds: float = 5.0
     transport: str = "zeromq"
-    storage: str = "leveldb"
+    storage: str = DEFAULT_STORAGE
     failovers: int = 20
 
     def overrides(self) -> dict[str, Any]:

@@ -29,9 +29,15 @@ def overrides() -> dict[str, int]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, overrides: dict[str, int]) -> Iterator[LocalCluster]:
+def cluster(tmp_path: Path, disk_storage_name: str, overrides: dict[str, int]) -> Iterator[LocalCluster]:
     with LocalCluster(
-        tmp_path, NODES, Deadline(TIMEOUT_S), transport="zeromq", storage="leveldb", cluster_label="test", **overrides
+        tmp_path,
+        NODES,
+        Deadline(TIMEOUT_S),
+        transport="zeromq",
+        storage=disk_storage_name,
+        cluster_label="test",
+        **overrides,
     ) as made:
         yield made
         made.close()

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from copycat.config import DEFAULT_STORAGE
 from copycat.testing.nodes import NodeCluster, library_threads
 
 
 def plugs_of_this_run() -> list[tuple[str, str]]:
     transport, storage = os.environ.get("COPYCAT_TEST_TRANSPORT"), os.environ.get("COPYCAT_TEST_STORAGE")
     if transport is None and storage is None:
-        return [("memory", "memory"), ("zeromq", "leveldb"), ("memory", "leveldb")]
-    return [(transport or "zeromq", storage or "leveldb")]
+        return [("memory", "memory"), ("zeromq", DEFAULT_STORAGE), ("memory", DEFAULT_STORAGE)]
+    return [(transport or "zeromq", storage or DEFAULT_STORAGE)]
 
 
 def run_cluster(directory: Path, transport: str, storage: str) -> Iterator[NodeCluster]:

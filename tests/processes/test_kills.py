@@ -26,11 +26,15 @@ def seed_of_this_run() -> int:
     return int(os.environ.get("COPYCAT_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
 
 
-def test_nothing_is_lost_doubled_or_reordered_by_kills_of_leaders_followers_and_receivers(tmp_path: Path) -> None:
+def test_nothing_is_lost_doubled_or_reordered_by_kills_of_leaders_followers_and_receivers(
+    tmp_path: Path, disk_storage_name: str
+) -> None:
     seed = seed_of_this_run()
     print(f"COPYCAT_TEST_SEED={seed}")
     rng = random.Random(seed)
-    with Killing(tmp_path, free_ports(6), str(new_id(rng)), SMALL, ballast=1 << 20) as cluster:
+    with Killing(
+        tmp_path, free_ports(6), str(new_id(rng)), {**SMALL, "storage": disk_storage_name}, ballast=1 << 20
+    ) as cluster:
         cluster.start()
         print(kill_by_plan(cluster, rng, rounds=3))
         summary = cluster.finish()
@@ -39,11 +43,11 @@ def test_nothing_is_lost_doubled_or_reordered_by_kills_of_leaders_followers_and_
     assert not summary.failed, "a proposal of a process that lived on failed"
 
 
-def test_a_cluster_that_was_killed_whole_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_cluster_that_was_killed_whole_goes_on_where_it_was(tmp_path: Path, disk_storage_name: str) -> None:
     seed = seed_of_this_run()
     print(f"COPYCAT_TEST_SEED={seed}")
     rng = random.Random(seed)
-    with Killing(tmp_path, free_ports(6), str(new_id(rng)), SMALL) as cluster:
+    with Killing(tmp_path, free_ports(6), str(new_id(rng)), {**SMALL, "storage": disk_storage_name}) as cluster:
         cluster.start()
         cluster.run_on(rng.randrange(50_000))
         for seat in rng.sample(range(3), 3):

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from copycat import ids, keys
+from copycat.config import Config
 from copycat.errors import StorageCorrupt, StorageFailed, StorageForeign, StorageLocked, StorageVersion
 from copycat.messages import ConfState
 from copycat.nodestore import NodeStore
 from copycat.ports import WriteBatch
 from copycat.records import ReplicaRecord, seal, seal_record
+from copycat.registry import make_storage
 from copycat.replicastore import ReplicaStore
-from copycat.storage.leveldb import LevelDBStorage
 from copycat.testing.disk import Disk, FaultyStorage
 
 HERE = Path("unused")
@@ -50,10 +51,10 @@ def test_the_id_is_made_once_and_survives_a_crash_right_after() -> None:
     assert len(node_id) == 26
 
 
-def test_the_id_survives_on_leveldb(tmp_path: Path) -> None:
+def test_the_id_survives_on_disk(tmp_path: Path) -> None:
     new_id = Ids()
     for _ in range(3):
-        node = NodeStore.open(LevelDBStorage(), tmp_path / "data", "here", new_id)
+        node = NodeStore.open(make_storage(Config.storage), tmp_path / "data", "here", new_id)
         assert node.node_id == new_id.made[0]
         node.close()
         node.close()

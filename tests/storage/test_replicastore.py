@@ -11,6 +11,7 @@ from zlib import crc32
 import pytest
 
 from copycat import keys
+from copycat.config import Config
 from copycat.entrycache import CacheBudget
 from copycat.errors import StorageCorrupt, StorageFailed
 from copycat.keys import ReplicaKeys
@@ -19,8 +20,8 @@ from copycat.pending import Pending
 from copycat.ports import Storage, WriteBatch
 from copycat.raft.storage import LogStorage, SnapshotUnavailable
 from copycat.records import ReplicaRecord, SnapshotMeta
+from copycat.registry import make_storage
 from copycat.replicastore import ReplicaStore
-from copycat.storage.leveldb import LevelDBStorage
 from copycat.storage.memory import MemoryStorage
 from copycat.testing.disk import Disk, FaultyStorage
 
@@ -703,9 +704,9 @@ def test_fresh_entries_are_read_from_memory_and_old_ones_from_disk() -> None:
     assert [entry.index for entry in store.entries(1, 121, 0)] == [1]
 
 
-@pytest.mark.parametrize("make", [LevelDBStorage, MemoryStorage])
-def test_loading_a_hundred_thousand_entries_costs_a_few_bare_scans(make: type, tmp_path: Path) -> None:
-    storage: Storage = make()
+@pytest.mark.parametrize("make", [lambda: make_storage(Config.storage), MemoryStorage], ids=["disk", "memory"])
+def test_loading_a_hundred_thousand_entries_costs_a_few_bare_scans(make: Callable[[], Storage], tmp_path: Path) -> None:
+    storage = make()
     storage.open(tmp_path / "data")
     batch = WriteBatch()
     store = ReplicaStore.create(storage, GROUP, ReplicaRecord(5), batch)
