@@ -5,11 +5,11 @@ the log makes every earlier batch durable too. What it adds: the directory is ou
 (:mod:`copycat.storage.directory`), no call reaches a database that is closed or being closed, and after a failed write nothing
 more is written, because the log then ends in a place nobody knows.
 
-Three habits of the binding shape what is written here. Its calls keep Python's global lock, but for the syncing of the log: so a
+Four habits of the binding shape what is written here. Its calls keep Python's global lock, but for the syncing of the log: so a
 batch is handed to the operating system first and synced in a second call, during which the rest of the process runs; and a
 write that RocksDB would hold up is refused and repeated instead. Its simple iterators end at a damaged block as if nothing came
-behind it: so the plain one is used, and asked how it ended. And an iterator keeps a closed database open: so those that are left
-over are let go first.
+behind it: so the plain one is used, and asked how it ended. That one only points to its bound, which must outlive it. And an
+iterator keeps a closed database open: so those that are left over are let go first.
 
 It knows nothing of what the keys mean, and never repairs: a database that can't be read is reported, not emptied.
 """
@@ -186,20 +186,20 @@ class RocksDBStorage:
 class _Scan:
     """An iterator of RocksDB and where it ends. Belongs to whoever is inside the gate."""
 
-    __slots__ = ("__weakref__", "_reverse", "_start", "iterator")
+    __slots__ = ("__weakref__", "_reverse", "_start", "iterator", "options")
 
     def __init__(self, database: Any, start: bytes, stop: bytes, reverse: bool) -> None:
         self._start = start
         self._reverse = reverse
-        options = rocksdict.ReadOptions()
+        self.options = rocksdict.ReadOptions()  # kept, because the iterator only points to the bound that is in it
         if reverse:
-            self.iterator = database.iter(options)
+            self.iterator = database.iter(self.options)
             self.iterator.seek_for_prev(stop)
             if self.iterator.valid() and self.iterator.key() == stop:
                 self.iterator.prev()
         else:
-            options.set_iterate_upper_bound(stop)
-            self.iterator = database.iter(options)
+            self.options.set_iterate_upper_bound(stop)
+            self.iterator = database.iter(self.options)
             self.iterator.seek(start)
 
     def read_piece(self) -> tuple[list[tuple[bytes, bytes]], bool]:

@@ -30,7 +30,7 @@ def test_ports_and_directory_are_free_again_when_the_engine_can_not_be_made(
 def test_the_directory_is_free_again_when_a_port_is_taken(make_config: Callable[..., copycat.Config]) -> None:
     config = make_config(transport="zeromq")
     with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = copycat.Config(copycat_port=other.getsockname()[1], gossip_port=0, data_dir=config.data_dir)
+        taken = make_config(transport="zeromq", copycat_port=other.getsockname()[1], data_dir=config.data_dir)
         with pytest.raises(AddressInUse):
             copycat.CopyCat(taken)
     with copycat.CopyCat(config) as cat:

@@ -102,6 +102,17 @@ def test_an_error_that_is_kept_does_not_keep_the_database_open(crashed: Path) ->
     assert len(kept) == 2
 
 
+def test_a_scan_keeps_its_end_however_much_comes_and_goes_meanwhile(tmp_path: Path) -> None:
+    with opened(tmp_path) as storage:
+        write_some(storage, 2000)
+        begun = []
+        for number in range(0, 1000, 5):  # each is more than is read ahead
+            begun.append((number, storage.scan(b"%04d" % number, b"%04d" % (number + 700))))
+            list(storage.scan(b"0001", b"0002"))
+        for number, pairs in begun:
+            assert [int(key) for key, _ in pairs] == list(range(number, number + 700))
+
+
 def test_a_lost_table_is_found_by_opening(crashed: Path) -> None:
     with opened(crashed):
         pass
