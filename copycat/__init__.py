@@ -9,7 +9,7 @@ from copycat.errors import Closed, CopyCatError, Full, Timeout
 from copycat.ids import DataStructureId
 from copycat.node import CopyCat
 from copycat.recovery import Recovery
-from copycat.status import GroupStatus, Member, Peer
+from copycat.status import GroupStatus, Health, Member, Peer
 from copycat.subscription import Allocation, Subscription
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ErrorChannel",
     "Full",
     "GroupStatus",
+    "Health",
     "Member",
     "Peer",
     "ProposeChannel",

@@ -69,6 +69,7 @@ class Consumer:
             config.batch_proposals_max,
             config.batch_bytes_max,
             2 * config.election_ticks * config.tick_ms / 1000,
+            engine.tally,
         )
         self.subscription = Subscription(self, self.propose, self.commits, self.errors, config.leave_timeout_s)
 
@@ -281,6 +282,15 @@ class Consumers:
                 if session.node_id == self._engine.node_id and name not in mine:
                     group.propose(sessions.pack_close(name))
                     self._engine.touch(group)
+
+    @property
+    def count(self) -> int:
+        return len(self._consumers)
+
+    def queue_bytes(self) -> tuple[int, int]:
+        """Bytes of proposals that are not committed, and of commits that are not received, all consumers together."""
+        proposals = sum(consumer.propose.bytes_in_flight for consumer in self._consumers)
+        return proposals, sum(consumer.commits.bytes_waiting for consumer in self._consumers)
 
     def drain_all(self) -> list[Future[None]]:
         """Close every consumer; the futures tell when each is."""

@@ -40,12 +40,14 @@ from copycat.group import Group
 from copycat.hosting import Hosting
 from copycat.locating import Locating
 from copycat.messages import Message, MessageType
+from copycat.metrics import Tally
 from copycat.nodestore import NodeStore
 from copycat.outbox import Outbox
 from copycat.plausibility import check_message, check_numbers
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.recovery import Recoveries
 from copycat.stewardship import Stewardship
+from copycat.traffic import MeteredTransport
 from copycat.transfer import ChunkServer
 
 if TYPE_CHECKING:
@@ -70,14 +72,11 @@ class Write:
 
 @dataclass(slots=True)
 class Counters:
-    """What happened since the start; never reset."""
+    """What happened since the start; never reset. More of it is in :class:`~copycat.metrics.Tally`."""
 
     turns: int = 0
-    frames_received: int = 0
     frames_rejected: int = 0
     items_rejected: int = 0
-    writes: int = 0
-    write_seconds: float = 0.0
     write_bytes: int = 0
 
 
@@ -102,7 +101,7 @@ class Engine:
         self.weight = weigh(0.0)
         self.address = address
         self.credentials = credentials
-        self.transport = transport
+        self.transport = MeteredTransport(transport)
         self.storage = storage
         self.store = store
         self.node_id = store.node_id
@@ -111,10 +110,11 @@ class Engine:
         self.boot = rng.getrandbits(64).to_bytes(8, "big")
         self.failed: NodeFailure | None = None
         self.counters = Counters()
+        self.tally = Tally()
         self.registry = codec.Registry()
         self.handlers: dict[type[Any], Callable[[str, Any], None]] = {}
         self.outbox = Outbox(
-            transport, self.registry, config.cluster_label, self.node_id, config.frame_bytes_max, self._unreachable
+            self.transport, self.registry, config.cluster_label, self.node_id, config.frame_bytes_max, self._unreachable
         )
         self._posts: deque[Callable[[], None]] = deque()
         self._post_lock = threading.Lock()
@@ -168,11 +168,13 @@ class Engine:
         """
         while self._dirty:
             _, group = self._dirty.popitem()
+            position = group.sequencer.position
             try:
                 group.turn()
             except (LogDiverged, CodecError, UsageError) as error:
                 self.hosting.quarantine(group, error)  # what is wrong with one group must not stop the others
                 continue
+            self.tally.items_applied += group.sequencer.position - position
             self.consumers.settled(group)
         self.outbox.flush()
 
@@ -186,9 +188,9 @@ class Engine:
 
     def written(self, writes: list[Write], seconds: float) -> None:
         """These writes are durable; ``seconds`` is how long that took."""
-        self.counters.writes += 1
-        self.counters.write_seconds += seconds
+        self.tally.sync.add(seconds)
         for write in writes:
+            self.counters.write_bytes += write.size
             assert write is self._under_way[0], "writes are carried out in the order in which they were taken"
             self._under_way.popleft()
             for durable in write.durable:
@@ -258,7 +260,7 @@ class Engine:
     # --- what arrives ---
 
     def _receive(self, frame: Inbound) -> None:
-        self.counters.frames_received += 1
+        self.transport.arrived(frame)
         try:
             if frame.lane is Lane.HEARTBEAT:
                 assert frame.source is not None
@@ -361,6 +363,9 @@ class Engine:
         self._dirty.pop(group.id, None)
 
     def changed_role(self, group: Group) -> None:
+        if group.leader:
+            self.tally.leader_changes += 1
+            self.tally.elections_won += group.leads
         self.stewardship.changed_role(group)
         self.consumers.changed_role(group)
 

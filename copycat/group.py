@@ -114,6 +114,8 @@ class Group:
         self.reads = ReadQueue()
         self.leader = 0
         self.term = 0
+        self.led_at = host.now
+        """When it was last seen to have a leader; see :meth:`Stewardship.tick`."""
         self.removed = False
         """The log says that this replica was removed. It still votes, until the leader says that it need not."""
         self.farewell = Farewell(self)

@@ -27,12 +27,14 @@ from copycat.engine import Engine
 from copycat.errors import Closed, CopyCatError, InvalidConfig, SeedUnreachable, Timeout, UsageError
 from copycat.founding import Wish
 from copycat.ids import DataStructureId, new_id
+from copycat.measuring import check, measure
+from copycat.metrics import GROUPS_MAX, SCRAPE_TIMEOUT_S, Sample
 from copycat.nodestore import NodeStore
 from copycat.recovery import Order, Recovery
 from copycat.registry import make_storage, make_transport
 from copycat.runtime import Runtime
 from copycat.security.exposure import check_exposure
-from copycat.status import GroupStatus, Member
+from copycat.status import GroupStatus, Health, Member
 from copycat.subscription import Allocation, Subscription, wait_for
 
 log = logging.getLogger(__name__)
@@ -166,6 +168,27 @@ class CopyCat:
 
         self._ask(answer, collect)
         return wait_for(answer, ANSWER_TIMEOUT_S, "asking for the groups")
+
+    def health(self, timeout: float = SCRAPE_TIMEOUT_S) -> Health:
+        """Whether this node is well, and why not. Never raises: one that is silent for ``timeout`` seconds is not well."""
+        answer: Future[Health] = Future()
+        try:
+            self._ask(answer, lambda: answer.set_result(check(self._engine)))
+            return wait_for(answer, timeout, "asking for the health")
+        except TimeoutError:
+            return Health(False, (f"the node does not answer within {timeout:g} s",))
+        except CopyCatError as error:
+            return Health(False, (str(error),))
+
+    def measure(self, groups_max: int = GROUPS_MAX, timeout: float = SCRAPE_TIMEOUT_S) -> list[Sample]:
+        """The metrics of this node as they are now: see :mod:`copycat.metrics`, and docs/metrics.md for what they mean.
+
+        Of single groups only the ``groups_max`` with the longest logs are told. Raises :class:`~copycat.errors.Timeout` after
+        ``timeout`` seconds, and :class:`~copycat.errors.Closed` after the end.
+        """
+        answer: Future[list[Sample]] = Future()
+        self._ask(answer, lambda: answer.set_result(measure(self._engine, groups_max)))
+        return wait_for(answer, timeout, "measuring the node")
 
     # --- data structures ---
 

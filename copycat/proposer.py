@@ -25,6 +25,7 @@ from copycat import sessions
 from copycat.channels.error import ErrorChannel
 from copycat.channels.propose import ProposeChannel
 from copycat.errors import Closed, CopyCatError, OutcomeUnknown, ProposalDropped, SessionExpired, TooManySessions
+from copycat.metrics import Tally
 from copycat.sessions import Applied, Outcome, SessionTable
 
 BATCHES_IN_FLIGHT_MAX = 4
@@ -55,6 +56,7 @@ class Batch:
     size: int
     data: bytes
     taken: bool = False
+    made_at: float = 0.0
 
     @property
     def last(self) -> int:
@@ -74,6 +76,7 @@ class Proposer:
         batch_proposals_max: int,
         batch_bytes_max: int,
         resend_after_s: float,
+        tally: Tally | None = None,
     ) -> None:
         self.channel = channel
         self.errors = errors
@@ -89,6 +92,8 @@ class Proposer:
         self._bytes_max = batch_bytes_max
         self._resend_after_s = resend_after_s
         self._patience_s = resend_after_s
+        self._tally = tally if tally is not None else Tally()
+        self._now = 0.0
         self._in_flight: deque[Batch] = deque()
         self._next = 1
         self._unsent = 0  # index into _in_flight of the first batch to send
@@ -104,6 +109,7 @@ class Proposer:
         """Send what can be sent."""
         if self.phase is Phase.ENDED:
             return
+        self._now = now
         if self._progressed:
             self._progressed = False
             self._patience_s = self._resend_after_s
@@ -124,6 +130,7 @@ class Proposer:
                 self._sent_now(now, False)
                 return
             batch.taken = True
+            self._tally.batches_sent += 1
             self._unsent += 1
             self._retry_at = now + self._patience_s
         if again:
@@ -137,9 +144,12 @@ class Proposer:
         taken = self.channel.take(self._count_max, self._bytes_max)
         if taken is None:
             return False
+        count = len(taken.items)
         data = sessions.pack_batch(self.session, self._opened, self._next, taken.items)
-        self._in_flight.append(Batch(self._next, len(taken.items), taken.size, data))
-        self._next += len(taken.items)
+        self._in_flight.append(Batch(self._next, count, taken.size, data, made_at=self._now))
+        self._next += count
+        self._tally.proposals += count
+        self._tally.batch_proposals.add(count)
         return True
 
     def _sent_now(self, now: float, accepted: bool) -> None:
@@ -199,6 +209,8 @@ class Proposer:
             self._unsent = max(0, self._unsent - 1)
             self._resending = False
             self._progressed = True
+            self._tally.proposals_committed += batch.count
+            self._tally.commit_latency.add(self._now - batch.made_at)
             self.channel.settle(batch.count, batch.size, position_of(batch.last))
 
     def _begin(self, opened: int) -> None:
@@ -229,6 +241,7 @@ class Proposer:
         """Report what Raft took at some time; those batches are the first ones."""
         while self._in_flight and self._in_flight[0].taken:
             batch = self._in_flight.popleft()
+            self._tally.proposals_failed += batch.count
             first = self.channel.settled + 1
             error = kind(
                 f"{why}: whether proposals {first} to {first + batch.count - 1} commit is unknown", first, batch.count

@@ -55,6 +55,9 @@ class SnapshotDesk:
         """Once for each chunk that may come when the disk is less busy; at most as many as may be on their way."""
         self._ticks = 0
         self._asked = 0
+        self._seen = self._store.snapshots.current
+        self.since = group.host.now
+        """When the current snapshot was first seen, to a tick; after a restart, that."""
         self.ended = False
 
     # --- making one ---
@@ -364,6 +367,9 @@ class SnapshotDesk:
 
     def tick(self) -> None:
         now = self._group.host.now
+        if self._store.snapshots.current is not self._seen:
+            self._seen = self._store.snapshots.current
+            self.since = now
         for feed in self._group.feeds:
             self._remind(feed)
         if self._fetch is not None:

@@ -49,6 +49,14 @@ class GroupStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a node is well; if not, ``reasons`` says in words what is wrong, the most pressing first."""
+
+    healthy: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A node, as this one knows it. ``state`` is ``alive``, ``suspect``, ``dead`` or ``left``."""
 

@@ -75,6 +75,15 @@ LOG_FULL_LEASE_CHECKS = 6
 """The leader's word that the log is full holds for so many of its checks; each repeats it, so a lost word is no harm."""
 
 
+def role_of(group: Group) -> str:
+    """``leader``, ``follower``, ``candidate`` or ``learner``."""
+    if group.raft.role is Role.LEADER:
+        return "leader"
+    if group.raft_id not in group.voters():
+        return "learner"
+    return "follower" if group.raft.role is Role.FOLLOWER else "candidate"
+
+
 class Stewardship:
     """Belongs to the engine's thread."""
 
@@ -112,6 +121,8 @@ class Stewardship:
 
     def _look_at(self, group: Group) -> None:
         """See what there is to do for one group."""
+        if group.leader:
+            group.led_at = self._engine.now
         if 0 < group.log_full_until < self._engine.now:
             self._set_log_full(group, 0.0)
         if group.leads:
@@ -457,12 +468,6 @@ class Stewardship:
         raft = group.raft
         members = group.sequencer.members
         voters = group.voters()
-        if raft.role is Role.LEADER:
-            role = "leader"
-        elif group.raft_id not in voters:
-            role = "learner"
-        else:
-            role = "follower" if raft.role is Role.FOLLOWER else "candidate"
         peers = [Peer(raft_id, member.node_id) for raft_id, member in sorted(members.items())]
         lag = {}
         if group.leads:
@@ -472,7 +477,7 @@ class Stewardship:
         return GroupStatus(
             data_structure_id=str(DataStructureId(group.id)),
             raft_id=group.raft_id,
-            role=role,
+            role=role_of(group),
             term=raft.term,
             leader=group.node_of(raft.lead) if raft.lead else None,
             commit_position=group.sequencer.position,

@@ -48,12 +48,12 @@ FLOORS = (
         *("genesis", "acceptor", "creation", "enrolment", "lookup", "hostset", "directory", "placement", "repair"),
     ),
     ("plausibility",),
-    ("subscription", "group", "farewell", "snapshots", "snapshot_making", "transfer"),
+    ("subscription", "group", "farewell", "snapshots", "snapshot_making", "transfer", "traffic"),
     (
         *("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
         *("locating", "recovery"),
     ),
-    ("engine",),
+    ("engine", "measuring"),
     ("admin", "adminwire", "administration"),
     ("runtime", "node", ""),
     ("structures", "aio"),
@@ -249,13 +249,11 @@ def test_only_tests_import_the_testing_package(module: Module) -> None:
         assert room_of(name) != "testing" or module.room == "testing", f"{module.name} imports {name}"
 
 
-@pytest.mark.parametrize("optional", ["click", "rich"])
-def test_only_the_command_line_needs_its_extra(optional: str) -> None:
-    users = [
-        module.name for module in MODULES.values() if optional in {name.split(".")[0] for name in module.imports()}
-    ]
+@pytest.mark.parametrize(("room", "optional"), [("cli", "click"), ("cli", "rich"), ("metrics", "prometheus_client")])
+def test_only_its_own_room_needs_an_extra(room: str, optional: str) -> None:
+    users = [module for module in MODULES.values() if optional in {name.split(".")[0] for name in module.imports()}]
     assert users
-    assert [name for name in users if not name.startswith("copycat.cli.")] == []
+    assert [module.name for module in users if module.room != room] == []
 
 
 def test_only_nodes_with_keys_need_what_seals() -> None:
@@ -300,7 +298,7 @@ def says_what_is_public(module: Module) -> bool:
     )
 
 
-PUBLIC_ROOMS = ("", "aio", "errors", "structures", "testing")
+PUBLIC_ROOMS = ("", "aio", "errors", "metrics", "structures", "testing")
 every_public_module = pytest.mark.parametrize(
     "name", [name for name, module in MODULES.items() if module.room in PUBLIC_ROOMS and says_what_is_public(module)]
 )

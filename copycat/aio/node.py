@@ -16,7 +16,7 @@ from copycat.config import Config
 from copycat.errors import UsageError
 from copycat.ids import DataStructureId
 from copycat.node import DEFAULT_TIMEOUT_S
-from copycat.status import GroupStatus, Member
+from copycat.status import GroupStatus, Health, Member
 
 T = TypeVar("T")
 
@@ -80,6 +80,10 @@ class CopyCat:
     async def groups(self) -> dict[DataStructureId, GroupStatus]:
         """The status of every raft hosted here, by data structure. Raises :class:`~copycat.errors.Closed` after the end."""
         return await self._bridge.in_thread(self.threaded.groups, "copycat-aio-groups")
+
+    async def health(self) -> Health:
+        """Whether this node is well, and why not. Never raises."""
+        return await self._bridge.in_thread(self.threaded.health, "copycat-aio-health")
 
     # --- data structures ---
 

@@ -258,6 +258,11 @@ class CommitChannel:
             self._starved = self._bytes >= self._bytes_max
             return not self._starved
 
+    @property
+    def bytes_waiting(self) -> int:
+        """Bytes that the consumer has not received."""
+        return self._bytes
+
     def push(self, delivery: Delivery | Reload) -> None:
         """Queue what comes next in the sequence; dropped after the end."""
         with self._state.condition:

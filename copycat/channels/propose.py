@@ -348,6 +348,11 @@ class ProposeChannel:
         """How many proposals have been settled, one way or the other."""
         return self._settled
 
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of proposals that are sent but not settled."""
+        return self._bytes
+
     def unsettled(self) -> int:
         """How many proposals are sent but not settled."""
         return self._sent - self._settled

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 import copycat
+from copycat import metrics
 from copycat.cli.logs import LEVELS, log_to_stderr
 from copycat.cli.options import config_from, config_options
 
@@ -24,8 +25,12 @@ HEALTH_CHECK_S = 1.0
 
 @click.command(short_help="Run a node that lends its disk to the data structures of others.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="What goes to stderr.")
+@click.option(
+    "--metrics-port", type=int, help="Serve /metrics (Prometheus) and /health on this port.  [default: don't]"
+)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where to serve them.")
 @config_options
-def node(config_file: Path | None, log_level: str, **given: Any) -> None:
+def node(config_file: Path | None, log_level: str, metrics_port: int | None, metrics_host: str, **given: Any) -> None:
     """Run a node that lends its disk to the data structures of others.
 
     It hosts detached replicas: they store and vote, and run no code of any consumer. Once it is ready it prints one line with
@@ -34,8 +39,14 @@ def node(config_file: Path | None, log_level: str, **given: Any) -> None:
     """
     config = config_from(config_file, given)
     log_to_stderr(log_level)
-    with stop_signals() as stopped, copycat.CopyCat(config) as cat:
-        click.echo(f"ready node_id={cat.node_id} address={cat.address}")
+    with contextlib.ExitStack() as running:
+        stopped = running.enter_context(stop_signals())
+        cat = running.enter_context(copycat.CopyCat(config))
+        ready = f"ready node_id={cat.node_id} address={cat.address}"
+        if metrics_port is not None:
+            endpoint = running.enter_context(metrics.serve(cat, metrics_port, metrics_host))
+            ready += f" metrics=http://{metrics_host}:{endpoint.port}/metrics"
+        click.echo(ready)
         while not stopped.wait(HEALTH_CHECK_S):
             if cat.left:
                 click.echo(f"left node_id={cat.node_id}")

@@ -53,8 +53,10 @@ def test_a_leader_whose_disk_stands_still_lets_another_lead_and_the_group_goes_o
     # Something has to be written for the disk to be missed.
     assert other.sub.propose.submit(b"while the disk stands still").result(PATIENCE_S) == 1
     wait_until(lambda: copies[stalled].sub.status().role != "leader", "the lead has gone to another")
+    assert "the disk stands still" in str(memory_cluster.nodes[stalled].health())
     assert other.sub.propose.submit(b"under another leader").result(PATIENCE_S) == 2
     gates[stalled].open_gate.set()
+    wait_until(lambda: memory_cluster.nodes[stalled].health().healthy, "the disk moves again")
     for copy in copies:
         assert copy.wait(2) == [b"while the disk stands still", b"under another leader"]
 
