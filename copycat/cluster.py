@@ -334,7 +334,7 @@ class Cluster:
             return
         if kind is EventKind.CONFLICT:
             log.error(
-                "another live node uses this node's id", extra={"node_id": record.node_id, "peer": record.hostname}
+                "another live node uses this node's id", extra={"node_id": record.node_id, "hostname": record.hostname}
             )
             return
         if kind is EventKind.READY:

@@ -223,7 +223,7 @@ class Departures:
             )
         log.warning(
             "an operator gave up a member",
-            extra={"node_id": node_id, "living": living, "known": len(roster.known), "forced": force},
+            extra={"node_id": node_id, "members_alive": living, "members_known": len(roster.known), "forced": force},
         )
         self._learn({node_id})
         message = Departed((node_id,), answer=False)
@@ -252,7 +252,7 @@ class Departures:
         if not news:
             return
         if len(self._left) + len(news) > LEFT_MAX:
-            log.error("too many nodes have left", extra={"left": len(self._left)})
+            log.error("too many nodes have left", extra={"members_left": len(self._left)})
             return
         engine = self._engine
         engine.founding.meet((), news)
@@ -291,7 +291,7 @@ class Departures:
             return
         self._stopping = True
         engine = self._engine
-        log.critical("this node was given up by its cluster", extra={"sender": sender})
+        log.critical("this node was given up by its cluster", extra={"node_id": sender})
 
         def stop() -> None:
             engine.failed = GivenUp(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from copycat.errors import CopyCatError, ProposalDropped, Timeout, UsageError
 from copycat.founding import Wish
+from copycat.ids import name_of
 
 if TYPE_CHECKING:
     from copycat.engine import Engine
@@ -100,7 +101,7 @@ class Errands:
         if not heirs:
             nodes = ", ".join(sorted(group.node_of(one) or "?" for one in voters))
             raise UsageError(f"{node_id} has no voter of the group; the voters are on: {nodes}")
-        log.warning("an operator moves a leadership", extra={"group": group_id.hex(), "to": node_id})
+        log.warning("an operator moves a leadership", extra={"group": name_of(group_id), "node_id": node_id})
         self._transfers.append(_Transfer(group_id, heirs[0], self._engine.now + timeout_s, moved))
         if group.leader != heirs[0]:
             group.raft.transfer_leader(heirs[0])

@@ -20,6 +20,7 @@ from copycat.errors import Closed, InvalidConfChange, PeerUnknown, ProposalDropp
 from copycat.farewell import Farewell
 from copycat.feed import Feed
 from copycat.genesis import Genesis
+from copycat.ids import name_of
 from copycat.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
@@ -216,7 +217,7 @@ class Group:
             self.raft.check_conf_change(change)
             self.raft.propose_conf_change(change)
         except (InvalidConfChange, ProposalDropped) as error:
-            log.info("not proposed: %s", error, extra={"group": self.id.hex()})
+            log.info("not proposed: %s", error, extra={"group": name_of(self.id)})
             return False
         self.host.touch(self)
         return True
@@ -360,7 +361,7 @@ class Group:
                 self.raft.step(response)
             except PeerUnknown:
                 # It led, and was removed while it wrote: its own word counts no more.
-                log.debug("no member any more", extra={"group": self.id.hex()})
+                log.debug("no member any more", extra={"group": name_of(self.id)})
         self.host.touch(self)
 
     # --- what is committed ---
@@ -373,7 +374,7 @@ class Group:
                 try:
                     self.conf_states.append((entry.index, self.raft.apply_conf_change(change)))
                 except InvalidConfChange as error:  # for every replica alike
-                    log.error("a change that can't follow: %s", error, extra={"group": self.id.hex()})
+                    log.error("a change that can't follow: %s", error, extra={"group": name_of(self.id)})
                 members_changed = True
                 for single in change.changes:
                     # Whoever is on the way out is still spoken to while the configuration is joint.

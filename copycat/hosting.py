@@ -16,6 +16,7 @@ from copycat.entrycache import CacheBudget
 from copycat.errors import CodecError
 from copycat.genesis import Genesis
 from copycat.group import Group
+from copycat.ids import name_of
 from copycat.messages import LOCAL_APPLY_THREAD, NONE, ConfState, Message
 from copycat.plausibility import check_genesis, is_member
 from copycat.protocol import ReplicaAsk, ReplicaInvite, ReplicaRemoved
@@ -91,7 +92,7 @@ class Hosting:
         group = self._open(group_id, store)
         self._engine.cluster.hosts(group)
         self._engine.touch(group)
-        log.info("hosting replica", extra={"group": group_id.hex(), "raft_id": raft_id})
+        log.info("hosting replica", extra={"group": name_of(group_id), "raft_id": raft_id})
         return group
 
     def destroy(self, group: Group) -> None:
@@ -109,7 +110,7 @@ class Hosting:
         self._engine.consumers.lost_replica(group)
         group.end()
         self._engine.cluster.hosts_no_more(group)
-        log.info("replica removed", extra={"group": group.id.hex(), "raft_id": group.raft_id})
+        log.info("replica removed", extra={"group": name_of(group.id), "raft_id": group.raft_id})
 
     def quarantine(self, group: Group, error: Exception) -> None:
         """Stop one replica, and leave what it has on disk: either this disk lost writes, or a member of the group lies.

@@ -55,6 +55,11 @@ class DataStructureId(ULID):
         return decoded
 
 
+def name_of(group_id: bytes) -> str:
+    """What users call the data structure whose 16 bytes these are; for logs."""
+    return str(DataStructureId(group_id))
+
+
 def new_id(rng: random.Random, now_ms: int | None = None) -> DataStructureId:
     """A fresh id: 48 bits of milliseconds since 1970, then 80 random bits of ``rng``."""
     stamp = int(time.time() * 1000) if now_ms is None else now_ms

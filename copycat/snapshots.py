@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from copycat.codec import pack, pack_snapshot
 from copycat.errors import CopyCatError, NodeFailure
 from copycat.feed import Feed
+from copycat.ids import name_of
 from copycat.messages import Entry, Message, Snapshot
 from copycat.plausibility import check_snapshot
 from copycat.protocol import SnapshotAsk, SnapshotFailed, SnapshotOffer
@@ -167,7 +168,7 @@ class SnapshotDesk:
 
         def durable() -> None:
             self._store.complete(pending)
-            log.info("snapshot made", extra={"group": self._group.id.hex(), "index": meta.index, "bytes": meta.size})
+            log.info("snapshot made", extra={"group": name_of(self._group.id), "index": meta.index, "bytes": meta.size})
             self.compact()
 
         self._making = None
@@ -325,7 +326,7 @@ class SnapshotDesk:
         log.warning(
             "could not fetch a snapshot: %s",
             fetch.failed,
-            extra={"group": self._group.id.hex(), "node_id": fetch.node_id, "index": fetch.meta.index},
+            extra={"group": name_of(self._group.id), "node_id": fetch.node_id, "index": fetch.meta.index},
         )
         if message is not None:
             self._group.host.send(fetch.node_id, SnapshotFailed(self._group.id, self._group.raft_id))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from copycat import codec, sessions
 from copycat.errors import CodecError, StorageFailed, UsageError
 from copycat.group import Group
-from copycat.ids import DataStructureId
+from copycat.ids import DataStructureId, name_of
 from copycat.messages import (
     ConfChange,
     ConfChangeSingle,
@@ -358,7 +358,7 @@ class Stewardship:
             self._engine.touch(group)
         else:
             return
-        log.info("repair", extra={"group": group.id.hex(), "action": repr(action)})
+        log.info("repair", extra={"group": name_of(group.id), "action": repr(action)})
 
     def _dismissal(self, group: Group, raft_id: int, described: dict[int, Replica]) -> ConfChangeSingle:
         """How a replica goes: a voter that has a consumer stays on as a learner, for the consumer's sake."""
@@ -423,7 +423,7 @@ class Stewardship:
             return
         if full != group.log_full:
             group.log_full = full
-            log.warning("the log is %s", "full" if full else "no longer full", extra={"group": group.id.hex()})
+            log.warning("the log is %s", "full" if full else "no longer full", extra={"group": name_of(group.id)})
         for node_id in sorted({member.node_id for member in group.sequencer.members.values()}):
             self._engine.send(node_id, LogFullNotice(group.id, full))
 

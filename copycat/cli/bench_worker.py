@@ -18,7 +18,7 @@ import psutil
 
 import copycat
 from copycat.cli.bench_items import Tally, make_items
-from copycat.cli.logs import log_to_stderr
+from copycat.cli.logs import logging_to_stderr
 from copycat.cli.worker import serve
 from copycat.errors import Closed, Timeout
 
@@ -365,8 +365,8 @@ class Worker:
 
 
 def main() -> None:
-    log_to_stderr("error")
-    serve(Worker())
+    with logging_to_stderr("error"):
+        serve(Worker())
 
 
 if __name__ == "__main__":

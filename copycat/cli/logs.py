@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -32,14 +34,24 @@ class KeyValueFormatter(logging.Formatter):
         return " ".join(f"{key}={_quoted(str(value))}" for key, value in fields.items())
 
 
-def log_to_stderr(level: str) -> None:
-    """Send the library's records of ``level`` and above to stderr."""
+@contextlib.contextmanager
+def logging_to_stderr(level: str) -> Iterator[None]:
+    """Send the library's records of ``level`` and above to stderr, and nowhere else, for as long as the command runs.
+
+    Afterwards everything is as it was: a command may run within another program, such as a test, whose stderr of the moment is
+    closed when it has ended, while threads of that program go on logging.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(KeyValueFormatter())
-    root = logging.getLogger("copycat")
-    root.handlers = [handler]
-    root.propagate = False
-    root.setLevel(level.upper())
+    library = logging.getLogger("copycat")
+    before = library.handlers, library.propagate, library.level
+    library.handlers, library.propagate = [handler], False
+    library.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        library.handlers, library.propagate = before[:2]
+        library.setLevel(before[2])
 
 
 def _quoted(text: str) -> str:

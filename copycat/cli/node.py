@@ -17,7 +17,7 @@ import click
 
 import copycat
 from copycat import metrics
-from copycat.cli.logs import LEVELS, log_to_stderr
+from copycat.cli.logs import LEVELS, logging_to_stderr
 from copycat.cli.options import config_from, config_options
 
 HEALTH_CHECK_S = 1.0
@@ -38,8 +38,8 @@ def node(config_file: Path | None, log_level: str, metrics_port: int | None, met
     gracefully.
     """
     config = config_from(config_file, given)
-    log_to_stderr(log_level)
     with contextlib.ExitStack() as running:
+        running.enter_context(logging_to_stderr(log_level))
         stopped = running.enter_context(stop_signals())
         cat = running.enter_context(copycat.CopyCat(config))
         ready = f"ready node_id={cat.node_id} address={cat.address}"

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import copycat
-from copycat.cli.logs import log_to_stderr
+from copycat.cli.logs import logging_to_stderr
 from copycat.errors import Closed, CopyCatError, Timeout
 from copycat.examples.hash_map import HashMap
 
@@ -182,8 +182,8 @@ def serve(worker: object) -> None:
 
 
 def main() -> None:
-    log_to_stderr("warning")
-    serve(Worker())
+    with logging_to_stderr("warning"):
+        serve(Worker())
 
 
 if __name__ == "__main__":

@@ -86,6 +86,14 @@ def test_a_node_that_stops_by_itself_ends_the_process_with_1(
     assert captured.err == "copycat: Closed: the node has stopped: the disk is full\n"
 
 
+def test_a_command_leaves_no_handler_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copycat, "CopyCat", StoppedNode)
+    library = logging.getLogger("copycat")
+    before = list(library.handlers), library.propagate, library.level
+    assert exit_code_of("node") == 1
+    assert (library.handlers, library.propagate, library.level) == before
+
+
 def test_a_log_record_is_one_line_with_its_structured_fields() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
