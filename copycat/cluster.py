@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from copycat import codec
 from copycat.codec import pack_record, unpack_record
 from copycat.directory import Directory
@@ -393,6 +391,8 @@ def measure_weight(data_dir: str, current: float) -> float:
     A storage that keeps nothing on disk makes no ``data_dir``; then it is the disk where that would be.
     """
     place = Path(data_dir).absolute()
+    import psutil  # the one place that needs it, and not what a program that only looks at a configuration loads
+
     try:
         disk = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir()))
     except OSError as error:  # whether the disk is broken is for those to find out who write to it

@@ -14,27 +14,24 @@ looked up when somebody asks. Asking is :meth:`copycat.CopyCat.measure`. Nothing
 from __future__ import annotations
 
 import enum
-import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from copycat.errors import AddressInUse, CopyCatError, UsageError
+from copycat.errors import CopyCatError, UsageError
 from copycat.status import Health
 
-__all__ = ["METRICS", "Collector", "Endpoint", "Health", "Kind", "Metric", "Sample", "Spread", "serve"]
+if TYPE_CHECKING:
+    from copycat.endpoint import Endpoint
+
+__all__ = ["METRICS", "Collector", "Health", "Kind", "Metric", "Sample", "Spread", "serve"]
 
 GROUPS_MAX = 10
 """Groups that get a label of their own, the ones with the longest logs: a node hosts thousands."""
 
 SCRAPE_TIMEOUT_S = 5.0
 """How long a scrape waits for the engine. A node that does not answer in time is not up."""
-
-REQUEST_TIMEOUT_S = 10.0
-"""How long a connection to the endpoint may be silent."""
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 PROPOSALS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -249,42 +246,6 @@ def _histogram(metric: Metric, samples: list[Sample]) -> Any:
     return family
 
 
-class Endpoint:
-    """The HTTP server that :func:`serve` started; a context manager. Safe from any thread."""
-
-    def __init__(self, server: ThreadingHTTPServer) -> None:
-        self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, name="copycat-metrics", daemon=True)
-        self._thread.start()
-        self._closed = False
-
-    @property
-    def port(self) -> int:
-        """Where it listens, also if it was started on port 0."""
-        return int(self._server.server_address[1])
-
-    def close(self) -> None:
-        """Stop listening. May be called twice. The node goes on."""
-        if not self._closed:
-            self._closed = True
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-
-    def __enter__(self) -> Endpoint:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-
 def serve(
     node: Measured,
     port: int = 9464,
@@ -305,35 +266,18 @@ def serve(
         from prometheus_client.exposition import CONTENT_TYPE_LATEST
     except ImportError as error:
         raise UsageError(f"metrics need prometheus-client ({error}): pip install 'copycat[metrics]'") from error
+    from copycat.endpoint import Endpoint, Page
+
     registry = CollectorRegistry()
     registry.register(Collector(node, groups_max, timeout))
 
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_TIMEOUT_S
+    def health() -> Page:
+        found = node.health(timeout)
+        text = "well\n" if found.healthy else "".join(f"{reason}\n" for reason in found.reasons)
+        return Page(text.encode(), status=200 if found.healthy else 503)
 
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
-            elif path == "/health":
-                health = node.health(timeout)
-                text = "well\n" if health.healthy else "".join(f"{reason}\n" for reason in health.reasons)
-                self._answer(200 if health.healthy else 503, "text/plain; charset=utf-8", text.encode())
-            else:
-                self._answer(404, "text/plain; charset=utf-8", b"/metrics or /health\n")
-
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """A scrape is no event."""
-
-    try:
-        server = _Server((host, port), Handler)
-    except (OSError, OverflowError) as error:
-        raise AddressInUse(f"can't serve metrics on {host}:{port}: {error}; choose another port") from error
-    return Endpoint(server)
+    return Endpoint(
+        host,
+        port,
+        {"/metrics": lambda: Page(generate_latest(registry), CONTENT_TYPE_LATEST), "/health": health},
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from copycat.errors import UnknownStorage, UnknownTransport, UsageError
 from copycat.ports import Storage, Transport
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 TRANSPORTS = "copycat.transports"
 STORAGES = "copycat.storage"
@@ -14,6 +16,8 @@ STORAGES = "copycat.storage"
 
 def registered(group: str) -> dict[str, EntryPoint]:
     """The entry points of ``group`` by name, in order of names."""
+    from importlib.metadata import entry_points  # here, because it takes longer to load than most of this library
+
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
 
 

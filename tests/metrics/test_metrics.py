@@ -158,7 +158,7 @@ def test_a_node_that_has_ended_is_not_up_and_says_so(cluster: NodeCluster) -> No
 def test_it_listens_on_loopback_unless_told_otherwise_and_a_taken_port_is_an_error(cluster: NodeCluster) -> None:
     (node,) = cluster.start(1)
     with metrics.serve(node, 0) as endpoint:
-        assert endpoint._server.server_address[0] == "127.0.0.1"
+        assert endpoint.host == "127.0.0.1"
         with pytest.raises(AddressInUse, match="choose another port"):
             metrics.serve(node, endpoint.port)
     with pytest.raises(AddressInUse):
