@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -65,6 +66,19 @@ def test_a_node_says_when_it_is_ready_and_leaves_on_a_signal(tmp_path: Path, num
         output, errors = process.communicate(timeout=WAIT_S)
         assert (process.returncode, output) == (0, ""), errors
         assert "Traceback" not in errors
+
+
+def test_a_node_serves_its_metrics_and_its_health_when_it_is_told_a_port(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    with node(tmp_path, "--metrics-port", "0") as (process, said):
+        with urlopen(said["metrics"], timeout=WAIT_S) as answer:
+            assert (
+                f'copycat_node_info{{data_center="",node_id="{said["node_id"]}",rack=""}} 1.0' in answer.read().decode()
+            )
+        with urlopen(said["metrics"].replace("/metrics", "/health"), timeout=WAIT_S) as answer:
+            assert answer.read() == b"well\n"
+        process.terminate()
+        assert process.wait(WAIT_S) == 0
 
 
 def test_a_node_keeps_its_id_over_a_restart(tmp_path: Path) -> None:
