@@ -118,6 +118,7 @@ def test_a_run_that_lost_an_item_fails(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_bare_pipeline_runs() -> None:
+    pytest.importorskip("plyvel", reason="plyvel is not installed")
     done = subprocess.run(
         [sys.executable, str(TOOLS / "bare_pipeline.py"), "--seconds", "0.5"],
         capture_output=True,
