@@ -122,7 +122,8 @@ class Errands:
         if abs(step) != 1 or not 1 <= wanted <= REPLICAS_MAX:
             raise UsageError(f"a group has 1 to {REPLICAS_MAX} replicas, and changes by one at a time")
         log.warning(
-            "an operator changes the replicas", extra={"group": group_id.hex(), "wanted": wanted, "node": node_id}
+            "an operator changes the replicas",
+            extra={"group": name_of(group_id), "replicas": wanted, "node_id": node_id},
         )
         if not self._engine.stewardship.change_wanted(group, wanted, node_id, add=step > 0):
             raise ProposalDropped("another change of the group's replicas is under way; try again in a moment")

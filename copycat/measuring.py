@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from copycat.group import Group
 
 LEADERLESS_S = 5.0
-"""An election takes less: a group without a leader for longer has no majority of voters that hear each other."""
+"""An election takes less."""
 
 LAG_ENTRIES_MAX = 10_000
 """A consumer that has more than so much log to receive does not keep up."""
@@ -157,7 +157,9 @@ def ailments(engine: Engine) -> list[str]:
         reasons.append(f"no majority of the cluster: {alive} of {known} known nodes are alive")
     groups = list(engine.hosting.groups.values())
     leaderless = [group for group in groups if not group.leader and engine.now - group.led_at >= LEADERLESS_S]
-    _name(reasons, leaderless, f"no quorum: without a leader for {LEADERLESS_S:g} s or more")
+    mute = [group for group in leaderless if not engine.recoveries.has_quorum(group)]
+    _name(reasons, mute, "no quorum: a majority of the voters is away")
+    _name(reasons, [group for group in leaderless if group not in mute], f"no leader for {LEADERLESS_S:g} s or more")
     _name(reasons, [group for group in groups if group.log_full or group.log_full_until], "the log is full")
     lagging = [group for group in groups if consumer_lag(group) > LAG_ENTRIES_MAX]
     _name(reasons, lagging, f"a consumer here lags by more than {LAG_ENTRIES_MAX} entries")

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 from copycat.codec import pack_record, unpack_record
 from copycat.errors import CopyCatError, InvalidConfChange, Timeout, UsageError
 from copycat.group import Group
+from copycat.ids import name_of
 from copycat.messages import (
     NONE,
     ConfChange,
@@ -223,9 +224,9 @@ class Recoveries:
             if not group.leads and group.raft.abandoned and not self.has_quorum(group)
         }
         for group_id in sorted(without - self._without):
-            log.error("group has no quorum", extra={"group": group_id.hex()})
+            log.error("group has no quorum", extra={"group": name_of(group_id)})
         for group_id in sorted(self._without - without):
-            log.warning("group has a quorum again", extra={"group": group_id.hex()})
+            log.warning("group has a quorum again", extra={"group": name_of(group_id)})
         self._without = without
 
     # --- the order ---
@@ -320,7 +321,7 @@ class Recoveries:
         group = task.group
         log.warning(
             "an operator recovers a group from this replica alone",
-            extra={"group": group.id.hex(), "operator": task.order.operator, "reason": task.order.reason},
+            extra={"group": name_of(group.id), "operator": task.order.operator, "reason": task.order.reason},
         )
         self._under_way[group.id] = task.answer
         group.suspend()
@@ -362,11 +363,11 @@ class Recoveries:
             log.warning(
                 "group recovered",
                 extra={
-                    "group": group.id.hex(),
+                    "group": name_of(group.id),
                     "raft_id": raft_id,
                     "term": term,
                     "last_index": last,
-                    "by": order.operator,
+                    "operator": order.operator,
                 },
             )
             if not task.answer.done():
