@@ -75,8 +75,11 @@ class Counters:
     """What happened since the start; never reset. More of it is in :class:`~copycat.metrics.Tally`."""
 
     turns: int = 0
+    frames_received: int = 0
     frames_rejected: int = 0
     items_rejected: int = 0
+    writes: int = 0
+    write_seconds: float = 0.0
     write_bytes: int = 0
 
 
@@ -188,6 +191,8 @@ class Engine:
 
     def written(self, writes: list[Write], seconds: float) -> None:
         """These writes are durable; ``seconds`` is how long that took."""
+        self.counters.writes += 1
+        self.counters.write_seconds += seconds
         self.tally.sync.add(seconds)
         for write in writes:
             self.counters.write_bytes += write.size
@@ -260,6 +265,7 @@ class Engine:
     # --- what arrives ---
 
     def _receive(self, frame: Inbound) -> None:
+        self.counters.frames_received += 1
         self.transport.arrived(frame)
         try:
             if frame.lane is Lane.HEARTBEAT:
