@@ -2,8 +2,9 @@
 
 What it relies on RocksDB for: a batch is one checksummed record of its log, so a crash leaves it whole or absent, and syncing
 the log makes every earlier batch durable too. What it adds: the directory is ours alone
-(:mod:`copycat.storage.directory`), no call reaches a database that is closed or being closed, and after a failed write nothing
-more is written, because the log then ends in a place nobody knows.
+(:mod:`copycat.storage.directory`), no call reaches a database that is closed or being closed, after a failed write nothing more
+is written, because the log then ends in a place nobody knows, and a log that lost its end after that was synced is noticed
+(:mod:`copycat.storage.watermark`; RocksDB numbers its writes itself).
 
 Four habits of the binding shape what is written here. Its calls keep Python's global lock, but for the syncing of the log: so a
 batch is handed to the operating system first and synced in a second call, during which the rest of the process runs; and a
@@ -29,6 +30,7 @@ from copycat.errors import CopyCatError, StorageCorrupt, StorageFailed
 from copycat.ports import WriteBatch
 from copycat.storage import directory
 from copycat.storage.gate import CLOSE_WAIT_S, Gate
+from copycat.storage.watermark import Watermark
 
 DATABASE = "db"
 
@@ -44,6 +46,10 @@ WRITE_BUFFERS_MAX = 3
 
 LEVEL_0_FILES_MAX = 36
 """Writers wait when this many files have not been merged yet. There is no earlier slowing down; see :func:`_options`."""
+
+CONGESTED_FILES = 12
+CONGESTED_BUFFERS = WRITE_BUFFERS_MAX - 1
+"""So many files to merge (it begins at 4), or full buffers, and bulk should wait before every write has to."""
 
 OPEN_FILES_MAX = 512
 """File descriptors are shared with the sockets of the process, and the usual limit is 1,024."""
@@ -67,13 +73,23 @@ STALL_PAUSE_S = 0.002
 class RocksDBStorage:
     """See :class:`copycat.ports.Storage`. Any thread may call anything; writes are the caller's to put in one order."""
 
-    __slots__ = ("_claim", "_data_dir", "_database", "_gate", "_scans", "_write_failure", "_write_options")
+    __slots__ = (
+        "_claim",
+        "_data_dir",
+        "_database",
+        "_gate",
+        "_scans",
+        "_watermark",
+        "_write_failure",
+        "_write_options",
+    )
 
     def __init__(self) -> None:
         self._gate = Gate()
         self._database: Any = None
         self._claim: directory.Claim | None = None
         self._data_dir = Path()
+        self._watermark: Watermark | None = None
         self._write_failure: str | None = None
         self._scans: weakref.WeakSet[_Scan] = weakref.WeakSet()
         self._write_options = rocksdict.WriteOptions()
@@ -81,11 +97,20 @@ class RocksDBStorage:
 
     def open(self, data_dir: Path) -> None:
         claim = directory.claim(data_dir, "rocksdb")  # refuses an instance that is already open, too
+        watermark = database = None
         try:
-            self._database = _open_database(data_dir)
+            watermark = Watermark(data_dir)
+            database = _open_database(data_dir)
+            watermark.check(database.latest_sequence_number())
         except BaseException:
+            if database is not None:
+                database.close()
+            if watermark is not None:
+                watermark.close()
             claim.release()
             raise
+        self._database = database
+        self._watermark = watermark
         self._claim = claim
         self._data_dir = data_dir
         self._write_failure = None
@@ -101,6 +126,11 @@ class RocksDBStorage:
                     time.sleep(STALL_PAUSE_S)
                 if sync:
                     self._database.flush_wal(True)
+                    assert self._watermark is not None
+                    self._watermark.raise_to(self._database.latest_sequence_number())
+            except CopyCatError as error:
+                self._write_failure = str(error)
+                raise
             except Exception as error:
                 self._write_failure = str(error)
                 raise _translated("write to", self._data_dir, error) from error
@@ -123,6 +153,17 @@ class RocksDBStorage:
                 return False
             raise
         return True
+
+    def congested(self) -> bool:
+        """Whether so much waits to be merged that a little more would make every write wait."""
+        if not self._gate.enter_if_open():
+            return False
+        try:
+            files = int(self._database.property_value("rocksdb.num-files-at-level0") or 0)
+            buffers = self._database.property_int_value("rocksdb.num-immutable-mem-table") or 0
+            return files >= CONGESTED_FILES or buffers >= CONGESTED_BUFFERS
+        finally:
+            self._gate.leave()
 
     def get(self, key: bytes) -> bytes | None:
         self._gate.enter()
@@ -171,6 +212,7 @@ class RocksDBStorage:
         for scan in self._scans:
             scan.iterator = None
         database, self._database = self._database, None
+        watermark, self._watermark = self._watermark, None
         claim, self._claim = self._claim, None
         try:
             if database is not None:
@@ -179,6 +221,8 @@ class RocksDBStorage:
             if self._write_failure is None:  # otherwise RocksDB says again what the failed write has said
                 raise _translated("close", self._data_dir, error) from error
         finally:
+            if watermark is not None:
+                watermark.close()
             if claim is not None:
                 claim.release()
 

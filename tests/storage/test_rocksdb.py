@@ -76,6 +76,28 @@ def test_a_write_ahead_log_cut_short_by_a_crash_still_opens(crashed: Path) -> No
         assert len(list(storage.scan(b"", LAST))) == 199
 
 
+@pytest.mark.parametrize("sorted_first", [False, True])
+def test_a_log_that_lost_what_was_synced_is_refused(tmp_path: Path, sorted_first: bool) -> None:
+    with opened(tmp_path / "alive") as storage:
+        write_some(storage)
+        if sorted_first:
+            storage._database.flush()
+        storage.write(WriteBatch([(b"synced", b"1" * 50)]), sync=True)
+        storage.write(WriteBatch([(b"unsynced", b"2")]), sync=False)
+        shutil.copytree(tmp_path / "alive", tmp_path / "crashed", ignore=shutil.ignore_patterns("LOCK"))
+    log = only(tmp_path / "crashed", "*.log")
+    whole = log.read_bytes()
+    os.truncate(log, len(whole) - 10)  # what was not synced may go
+    shutil.copytree(tmp_path / "crashed", tmp_path / "again")
+    with opened(tmp_path / "again") as storage:
+        assert storage.get(b"synced") == b"1" * 50
+        assert storage.get(b"unsynced") is None
+    os.truncate(log, len(whole) - 60)
+    for _ in range(2):
+        with pytest.raises(StorageCorrupt, match="lost writes"):
+            RocksDBStorage().open(tmp_path / "crashed")
+
+
 def test_damage_in_a_table_is_found_by_reading(crashed: Path) -> None:
     with opened(crashed):
         pass  # opening sorts the log into a table
@@ -180,11 +202,14 @@ def test_a_write_that_has_no_room_yet_waits_and_loses_nothing(tmp_path: Path, mo
     rng = random.Random(1)
     written = []
     with opened(tmp_path) as storage:
-        while not waits or len(written) % 10:
+        congested = False
+        while not waits or not congested:
+            congested = congested or storage.congested()
             assert len(written) < 5_000, "RocksDB never was too busy"
             written.append((b"%06d" % len(written), rng.randbytes(60_000)))
             storage.write(WriteBatch([written[-1]]), sync=False)
         assert list(storage.scan(b"", LAST)) == written
+    assert not storage.congested()
 
 
 _TRACED = """
