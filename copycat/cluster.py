@@ -181,7 +181,9 @@ class Cluster:
         self._weigh_at = engine.now + WEIGH_EVERY_S
         weight = engine.weigh(engine.weight)
         if weight != engine.weight:
-            log.warning("this node's weight in placement changes", extra={"weight": weight, "weight_before": engine.weight})
+            log.warning(
+                "this node's weight in placement changes", extra={"weight": weight, "weight_before": engine.weight}
+            )
             engine.weight = weight
             self.announce(engine.departures.leaving)
 
