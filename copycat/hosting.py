@@ -125,7 +125,7 @@ class Hosting:
         self._engine.consumers.lost_replica(group)
         group.end()
         self._engine.cluster.hosts_no_more(group)
-        log.critical("a replica stops: %s", error, extra={"group": group.id.hex(), "raft_id": group.raft_id})
+        log.critical("a replica stops: %s", error, extra={"group": name_of(group.id), "raft_id": group.raft_id})
 
     def tick(self) -> None:
         """One tick of Raft's time for every replica."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from copycat.ports import Address, Inbound, Lane, Transport
+from copycat.ports import Address, Credentials, Inbound, Lane, Transport
 
 LANES = len(Lane)
 
@@ -42,8 +42,10 @@ class MeteredTransport:
         self._left(Lane.GOSSIP, sum(map(len, parts)), True)
         self._transport.publish(parts)
 
-    def open(self, bind_address: str, address: Address, frame_bytes_max: int) -> Address:
-        return self._transport.open(bind_address, address, frame_bytes_max)
+    def open(
+        self, bind_address: str, address: Address, frame_bytes_max: int, credentials: Credentials | None = None
+    ) -> Address:
+        return self._transport.open(bind_address, address, frame_bytes_max, credentials)
 
     def connect(self, node_id: str, address: Address) -> None:
         self._transport.connect(node_id, address)

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import copycat
-from copycat.cli.logs import log_to_stderr
+from copycat.cli.logs import logging_to_stderr
 from copycat.cli.worker import Worker, serve
 from copycat.errors import ClusterError, Timeout
 from copycat.testing.nodes import ListCopy
@@ -122,8 +122,8 @@ class MemberWorker(Worker):
 
 
 def main() -> None:
-    log_to_stderr("warning")
-    serve(MemberWorker())
+    with logging_to_stderr("warning"):
+        serve(MemberWorker())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from copycat.cli.node import node
-from copycat.cli.options import read_toml
+from copycat.cli.options import FIELD_NAMES, read_toml
 from copycat.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -58,6 +58,7 @@ def test_the_unit_waits_as_long_as_a_shutdown_may_take() -> None:
 def test_the_example_configuration_is_one() -> None:
     config = Config(**read_toml(DEPLOY / "systemd" / "node.toml"))
     assert len(config.seeds) == 2
+    assert config.has_keys
 
 
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
@@ -95,6 +96,8 @@ def test_the_composed_nodes_join_the_first() -> None:
         given = parsed([*entry_point(), *service["command"]])
         assert given["hostname"] == name
         assert given["peers_to_contact"] == (() if number == 0 else (f"node1:{Config().gossip_port}",))
+        assert given["insecure"] is True
+        assert "ports" not in service, "without keys, nobody else may reach it"
         (volume,) = service["volumes"]
         source, _, target = volume.partition(":")
         assert source in composed["volumes"]
@@ -132,7 +135,15 @@ def test_the_manifest_is_consistent_in_itself_and_with_the_image() -> None:
     assert given["hostname"] == f"$(POD_NAME){head}"
     assert given["peers_to_contact"] == (f"{workload['metadata']['name']}-0{head}:{Config().gossip_port}",)
     assert {each["name"] for each in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
-    (mount,) = container["volumeMounts"]
+    config = Config(**{name: value for name, value in given.items() if name in FIELD_NAMES and value not in (None, ())})
+    assert config.has_keys
+    (keys,) = spec["template"]["spec"]["initContainers"]
+    for path in (given["key_file"], given["trusted_keys_dir"], given["gossip_keys_file"]):
+        assert path in keys["args"][0]
+    assert subprocess.run(["sh", "-n", "-c", keys["args"][0]], capture_output=True).returncode == 0
+    volumes = {each["name"] for each in spec["template"]["spec"]["volumes"]}
+    assert volumes == {each["name"] for each in keys["volumeMounts"]}
+    mount = next(each for each in container["volumeMounts"] if each["name"] not in volumes)
     assert given["data_dir"].startswith(f"{mount['mountPath']}/")
     (claim,) = spec["volumeClaimTemplates"]
     assert mount["name"] == claim["metadata"]["name"]
