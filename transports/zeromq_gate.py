@@ -34,7 +34,7 @@ CONNECTIONS_MAX = 1024
 """Of each listener; less where the process may have few descriptors."""
 DESCRIPTORS_SHARE = 4
 """A listener may use one in so many of the process's descriptors."""
-_MONITORED = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CLOSE_FAILED
+_MONITORED = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 
 class Gate:
@@ -174,6 +174,10 @@ class _Room:
         """Take one event; returns how many connections were hung up on for it."""
         event = parse_monitor_message(monitor.recv_multipart())
         descriptor = int(event["value"])
+        if event["event"] == zmq.EVENT_CLOSED:  # the listener's own: an unbind ends its connections without a word
+            self._from.clear()
+            self._count.clear()
+            return 0
         if event["event"] != zmq.EVENT_ACCEPTED:
             self._forget(descriptor)
             return 0
@@ -213,7 +217,9 @@ def connections_max() -> int:
 def _duplicate(descriptor: int, port: int) -> socket.socket | None:
     """The connection behind a descriptor, if it is still one of the listener on ``port``.
 
-    libzmq may have closed it meanwhile, and the number may be anything by now.
+    libzmq may have closed it meanwhile, and the number may be anything by now: even the listener itself, bound anew, which
+    must never be hung up on, since libzmq aborts the process when it can't accept. What was looked at is what is returned:
+    a duplicate, which nobody closes but who asked.
     """
     try:
         number = os.dup(descriptor)
@@ -225,7 +231,8 @@ def _duplicate(descriptor: int, port: int) -> socket.socket | None:
         os.close(number)
         return None
     try:
-        if twin.type == socket.SOCK_STREAM and twin.getsockname()[1] == port:
+        connected = twin.type == socket.SOCK_STREAM and not twin.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if connected and twin.getsockname()[1] == port:
             return twin
     except (OSError, IndexError, TypeError):
         pass

@@ -60,6 +60,9 @@ class Party:
     def poll(self, timeout_s: float = 0.01) -> None:
         self.seen += self.transport.poll(timeout_s)
 
+    def rooms(self) -> list[zeromq_gate._Room]:
+        return list(self.transport._gate._rooms.values())
+
     def has(self, payload: bytes) -> bool:
         return any(inbound.parts == [payload] for inbound in self.seen)
 
@@ -320,6 +323,49 @@ def test_connections_beyond_the_limit_are_ended_and_the_others_stay(
     c = party(MemoryCredentials(table, owner="carl"))
     c.transport.connect("b", b.address)
     c.reaches(b, b"after the crowd")
+
+
+def test_only_a_connection_of_the_listener_is_ever_hung_up_on() -> None:
+    """Descriptors are used again: by the time the gate acts, a number may stand for something else."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.create_connection(listener.getsockname()) as caller,
+        socket.create_connection(other.getsockname()) as elsewhere,
+    ):
+        port = listener.getsockname()[1]
+        datagrams.bind(("127.0.0.1", port))
+        accepted, _ = listener.accept()
+        another, _ = other.accept()
+        reader, writer = os.pipe()
+        with accepted, another, os.fdopen(reader, "rb"), os.fdopen(writer, "wb"):
+            before = _descriptors()
+            for descriptor in (listener.fileno(), another.fileno(), datagrams.fileno(), reader, 1 << 20):
+                zeromq_gate._hang_up(descriptor, port)
+            assert _descriptors() == before
+            socket.create_connection(listener.getsockname()).close()
+            listener.accept()[0].close()  # it still listens
+            another.sendall(b"x")
+            assert elsewhere.recv(1) == b"x"
+            zeromq_gate._hang_up(accepted.fileno(), port)
+            assert caller.recv(1) == b""
+
+
+def test_connections_that_an_unbind_ended_are_counted_no_more(party: Make) -> None:
+    a = party(MemoryCredentials(Table(), owner="anna"))
+
+    def counted() -> int:
+        return sum(sum(room._count.values()) for room in a.rooms())
+
+    with socket.create_connection(("127.0.0.1", a.address.copycat_port), timeout=DEADLINE_S) as one:
+        until(lambda: counted() == 1, a)
+        assert a.credentials is not None
+        a.credentials.use(new_key_pair())
+        a.poll()
+        while one.recv(4096):  # until it is ended
+            pass
+        until(lambda: counted() == 0, a)
 
 
 def test_half_a_handshake_is_not_waited_for_for_ever(party: Make, monkeypatch: pytest.MonkeyPatch) -> None:
