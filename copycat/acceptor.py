@@ -80,14 +80,19 @@ class Acceptor:
         """What this node alone knows of ``group_id``. None does not mean that the group doesn't exist."""
         return self._records.get(group_id)
 
-    def undecided(self) -> list[bytes]:
-        """Groups that this node has accepted, that may exist for all it knows, and that would have a voter here."""
+    def undecided(self, node_id: str) -> list[Genesis]:
+        """What this node has accepted, would have a voter on ``node_id``, and is or isn't decided for all it knows.
+
+        Not those with a voter that has left: nobody can see to these in time any more.
+        """
+        gone = set(self._roster.left)
         return [
-            record.group_id
+            record.genesis
             for record in self._records.values()
             if record.genesis is not None
             and not record.chosen
-            and any(node_id == self.node_id for _, node_id in record.genesis.voters)
+            and record.genesis.names(node_id)
+            and not record.genesis.names(*gone)
         ]
 
     # --- membership, told by gossip and by the node's life -------------------------------------------------------
@@ -153,6 +158,12 @@ class Acceptor:
         refused = self._refusal(record, genesis.group_id, message.ballot, message.roster_digest, message.members)
         if refused is not None:
             return Step(then_send=(Send(sender, refused),))
+        roster = self._roster
+        if not message.forced and genesis.names(*roster.handed_over, *roster.left):
+            # A new wish, made before that node began to leave: it could not hand that place over any more.
+            staying = tuple([node_id for node_id in roster.known if node_id not in roster.handed_over])
+            gone = (*roster.left, *roster.handed_over)
+            return Step(then_send=(Send(sender, Refresh(genesis.group_id, message.ballot, staying, gone)),))
         accepted = Record(genesis.group_id, message.ballot, message.ballot, genesis)
         return self._record_step(accepted, Send(sender, Accepted(genesis.group_id, message.ballot)))
 

@@ -177,6 +177,11 @@ class Creation:
         if self._value is None:
             if self._proposal is None:
                 return self._finish(Outcome(Verdict.ABSENT))
+            if self._proposal.names(*self._left):
+                # Nothing is decided yet, and this would be a group that begins with a voter that never comes.
+                return self._finish(
+                    Outcome(Verdict.FAILED, error=NoQuorum("a node left that was to be a voter: try again"))
+                )
             self._value = self._proposal
         self._phase = _Phase.ACCEPT
         self._voted = set()
@@ -228,7 +233,7 @@ class Creation:
         if self._phase is _Phase.PREPARE:
             return Send(node, Prepare(self.group_id, self._ballot, self._digest, members))
         assert self._value is not None
-        return Send(node, Accept(self._ballot, self._value, self._digest, members))
+        return Send(node, Accept(self._ballot, self._value, self._digest, members, self._highest != NO_BALLOT))
 
     def _has_majority(self) -> bool:
         return 2 * len(self._voted) > len(self._members)

@@ -121,7 +121,6 @@ class Founding:
         self._departure: Departure | None = None
         self._searches: dict[bytes, Search] = {}
         self._settling: dict[bytes, Creation] = {}
-        self._absent: set[bytes] = set()
         for number, kind in enumerate(MESSAGES):
             engine.registry.register(FIRST_KIND + number, kind)
             engine.handlers[kind] = self._on_message
@@ -164,29 +163,42 @@ class Founding:
         return not self._searches
 
     def settle_places(self) -> bool:
-        """Whether every group is decided that may have a voter on this node; else see to that.
+        """Whether all is decided that this node has accepted and that has a place for it; else see to that.
 
-        Who leaves while a group that names it is being decided would take a vote away that the group then needs: it takes its
-        place first, and hands it over as any other.
+        Who leaves while a group that names it is being decided would take a vote away that the group then needs. So it takes
+        its place first, and hands that over as any other. Those to whom it gives its records do the same for what they
+        have accepted, before they say that they have them.
         """
+        # Once its votes are sealed it has been seen to.
+        return self.acceptor.standing is not Standing.READY or self._settle(self._engine.node_id)
+
+    def _settle(self, node_id: str) -> bool:
+        """Finish what was accepted here and names the node; whether there is nothing of that kind."""
         engine = self._engine
-        if self.acceptor.standing is not Standing.READY:
-            return True  # it has been seen to before the votes were sealed
-        for group_id in self.acceptor.undecided():
-            if group_id not in self._settling and group_id not in self._absent:
-                roster = self.acceptor.roster
-                self._settling[group_id] = Creation(
-                    engine.node_id, group_id, None, roster.known, roster.left, engine.rng, engine.now, SETTLE_S
+        roster = self.acceptor.roster
+        undecided = self.acceptor.undecided(node_id)
+        for genesis in undecided:
+            if genesis.group_id not in self._settling:
+                self._settling[genesis.group_id] = Creation(
+                    engine.node_id,
+                    genesis.group_id,
+                    genesis,
+                    [one for one in roster.known if one not in roster.handed_over],
+                    (),
+                    engine.rng,
+                    engine.now,
+                    SETTLE_S,
                 )
+        return not undecided
+
+    def _end_settled(self) -> None:
         for group_id, creation in list(self._settling.items()):
-            self._send_all(creation.tick(engine.now))
             if creation.outcome is not None:
                 del self._settling[group_id]
-                if creation.outcome.verdict is Verdict.ABSENT:
-                    self._absent.add(group_id)
-                elif creation.outcome.genesis is not None:
-                    self._take_place(creation.outcome.genesis)
-        return not self._settling
+                genesis = creation.outcome.genesis
+                if genesis is not None:
+                    # To those, too, that are not asked any more: they take their places, and hand them over.
+                    self._send_all([Send(node_id, Chosen(genesis)) for _, node_id in genesis.voters])
 
     @property
     def ready(self) -> bool:
@@ -216,6 +228,9 @@ class Founding:
                 self._enrolment = None
         if self._departure is not None:
             self._send_all(self._departure.tick(now))
+        for settling in self._settling.values():
+            self._send_all(settling.tick(now))
+        self._end_settled()
         for search in list(self._searches.values()):
             if search.creation is not None:
                 self._send_all(search.creation.tick(now))
@@ -350,7 +365,10 @@ class Founding:
 
     def _on_message(self, sender: str, message: CreationMessage) -> None:
         _check(message)
-        self._do(self.acceptor.step(sender, message))
+        step = self.acceptor.step(sender, message)
+        if isinstance(message, HandOver) and not message.next_cursor and self.ready and not self._settle(sender):
+            step = Step(step.persist)  # it asks again, and is told once that is decided
+        self._do(step)
         if isinstance(message, EnrollPage) and self._enrolment is not None:
             self._do(self._enrolment.step(sender, message))
         if self._departure is not None:
@@ -359,6 +377,7 @@ class Founding:
             self._on_chosen(message.genesis)
         for settling in self._settling.values():
             self._send_all(settling.step(sender, message, self._engine.now))
+        self._end_settled()
         for search in list(self._searches.values()):
             if search.creation is not None:
                 self._send_all(search.creation.step(sender, message, self._engine.now))

@@ -44,6 +44,10 @@ class Genesis:
     replicas: int
     data_center_replicas: int
 
+    def names(self, *node_ids: str) -> bool:
+        """Whether one of these nodes is to have a voter."""
+        return any(node_id in node_ids for _, node_id in self.voters)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -100,12 +104,13 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Phase 2a."""
+    """Phase 2a. ``forced``: the value was found in phase 1, and may have been decided; else it is the proposer's own wish."""
 
     ballot: Ballot
     genesis: Genesis
     roster_digest: bytes
     members: tuple[str, ...] = ()
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

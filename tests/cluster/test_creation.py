@@ -8,14 +8,16 @@ from concurrent.futures import Future
 import pytest
 
 from copycat.acceptor import Acceptor
-from copycat.creation import Creation, Verdict
+from copycat.creation import RESEND_S, Creation, Verdict
 from copycat.enrolment import Departure, Enrolment
 from copycat.errors import CodecError, NoQuorum
 from copycat.genesis import (
     Accept,
+    Accepted,
     Chosen,
     EnrollPage,
     Genesis,
+    HandOver,
     NotReady,
     Prepare,
     Promise,
@@ -98,6 +100,52 @@ def test_who_leaves_takes_its_place_in_a_group_that_was_accepted_and_hands_it_ov
     run_until(world, left.done, "it has left")
     nodes[1].stop()
     run_until(world, lambda: voters(world) == {GROUP: {names[0]}}, "the one that stays leads the group alone")
+
+
+def test_a_wish_from_before_a_node_left_is_not_made_a_group_with_that_node():
+    acceptor = a_voter("a", "b")
+    wish = Genesis(GROUP, 1, "a", ((1, "a"), (2, "b")), 2, 0)
+    creation = Creation("a", GROUP, wish, "ab", (), random.Random(1), 0.0, 10.0)
+    creation.tick(0.0)
+    acceptor.meet((), {"b"})
+    now = 0.0
+    while creation.outcome is None:
+        now += RESEND_S
+        waiting = [send.message for send in creation.tick(now) if send.to == "a"]
+        while waiting and creation.outcome is None:
+            sends = creation.step("a", answer(acceptor.step("a", waiting.pop())), now)
+            waiting += [send.message for send in sends if send.to == "a"]
+    assert creation.outcome.verdict is Verdict.FAILED, "whoever wishes makes another, with those that are there"
+    assert now < 1.0
+    assert acceptor.record(GROUP).genesis is None
+
+
+def test_whoever_is_given_a_leavers_records_first_finishes_what_it_has_accepted_with_it():
+    """The one that stays accepted a group of two alone; it must be decided while the other can still take its place."""
+    world = a_world(4, 2)
+    nodes = world.running()
+    names = [engine_of(node).node_id for node in nodes]
+    genesis = Genesis(GROUP, 7, names[0], ((11, names[0]), (12, names[1])), 2, 0)
+    founding = engine_of(nodes[0]).founding
+    accept = Accept((1, names[0], 7), genesis, roster_digest(names))
+    nodes[0].post(lambda: founding._do(founding.acceptor.step(names[0], accept)))
+    world.run_for(0.1)
+    left: Future[None] = Future()
+    nodes[1].post(lambda: engine_of(nodes[1]).departures.leave(left))
+    run_until(world, left.done, "it has left")
+    nodes[1].stop()
+    run_until(world, lambda: voters(world) == {GROUP: {names[0]}}, "the one that stays leads the group alone")
+
+
+def test_no_new_wish_is_accepted_that_names_a_node_whose_records_were_handed_over():
+    acceptor = a_voter("a", "b", "c")
+    acceptor.step("c", HandOver(1, b"", b"", ()))
+    wish = Genesis(GROUP, 1, "b", ((1, "b"), (2, "c")), 2, 0)
+    ballot = (1, "b", 7)
+    digest = roster_digest("abc")
+    assert isinstance(answer(acceptor.step("b", Prepare(GROUP, ballot, digest))), Promise)
+    assert answer(acceptor.step("b", Accept(ballot, wish, digest))) == Refresh(GROUP, ballot, ("a", "b"), ("c",))
+    assert answer(acceptor.step("b", Accept(ballot, wish, digest, forced=True))) == Accepted(GROUP, ballot)
 
 
 # --- single rules ---------------------------------------------------------------------------------------------------
