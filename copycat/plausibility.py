@@ -25,6 +25,7 @@ TERM_LEAP_MAX = 1 << 32
 """By how much a message's term may be beyond a replica's own: nobody stands for election so often."""
 VOTERS_MAX = 99
 _WITHOUT_TERM = frozenset({MessageType.PROP, MessageType.READ_INDEX})
+_NAMES_SOMETHING = _WITHOUT_TERM | {MessageType.READ_INDEX_RESP}
 _PASSED_ON = _WITHOUT_TERM | {MessageType.TRANSFER_LEADER}
 """What a replica that doesn't lead sends on to who it thinks does."""
 
@@ -33,14 +34,17 @@ def check_message(message: Message, term: int) -> None:
     """Raises for what no replica sends to one whose term is ``term``."""
     if not NONE < message.sender < LOCAL_APPLY_THREAD:
         raise CodecError("a message of nobody")
-    if message.type not in _WITHOUT_TERM and not 0 < message.term <= term + TERM_LEAP_MAX:
+    if message.type in _WITHOUT_TERM:
+        if message.term:
+            raise CodecError(f"term {message.term} where none is told")
+    elif not 0 < message.term <= term + TERM_LEAP_MAX:
         raise CodecError(f"term {message.term} can't follow {term}")
     if max(message.index, message.commit, message.reject_hint) > INDEX_MAX or message.log_term > term + TERM_LEAP_MAX:
         raise CodecError("an index or a term beyond any log")
     if (message.type is MessageType.SNAP) != (message.snapshot is not None):
         raise CodecError("a snapshot that isn't there, or doesn't belong there")
-    if message.type is MessageType.PROP and not message.entries:
-        raise CodecError("a proposal of nothing")
+    if message.type in _NAMES_SOMETHING and not message.entries:
+        raise CodecError("a proposal of nothing, or a read without a name")
     if message.type is MessageType.APP:
         _check_entries(message)
 
