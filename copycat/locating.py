@@ -47,12 +47,22 @@ class _Question:
     answer: Future[tuple[str, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A question that came before this node belonged to the cluster. ``deadline`` is on the engine's clock."""
+
+    group_id: bytes
+    deadline: float
+    answer: Future[tuple[str, ...]]
+
+
 class Locating:
     """Belongs to the engine's thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._questions: dict[int, _Question] = {}
+        self._early: list[_Early] = []
         for number, kind in enumerate((HostsAsk, HostsTell)):
             engine.registry.register(FIRST_KIND + number, kind)
         engine.handlers[HostsAsk] = self._on_ask
@@ -66,26 +76,47 @@ class Locating:
             answer.set_result(hosts)
             return
         if not engine.founding.ready:
-            answer.set_exception(
-                LookupFailed("this node is still joining, or leaving, and knows too little: try again")
-            )
+            self._early.append(_Early(group_id, engine.now + PATIENCE * timeout_s, answer))
             return
+        self._ask_all(group_id, PATIENCE * timeout_s, answer)
+
+    def _ask_all(self, group_id: bytes, timeout_s: float, answer: Future[tuple[str, ...]]) -> None:
+        engine = self._engine
         known = engine.founding.acceptor.roster.known
-        lookup = Lookup(engine.node_id, known, engine.rng, engine.now, PATIENCE * timeout_s)
+        lookup = Lookup(engine.node_id, known, engine.rng, engine.now, timeout_s)
         number = engine.rng.getrandbits(62)
         self._questions[number] = _Question(group_id, lookup, answer)
         self._go_on(number)
 
     def tick(self) -> None:
+        early, self._early = self._early, []
+        for each in early:
+            self._try_again(each)
         for number in list(self._questions):
             self._go_on(number)
 
+    def _try_again(self, early: _Early) -> None:
+        """This node could not say who is a member when it was asked: it may have joined by now."""
+        now = self._engine.now
+        hosts = self._known_hosts(early.group_id)
+        if hosts:
+            early.answer.set_result(hosts)
+        elif now >= early.deadline:
+            early.answer.set_exception(
+                LookupFailed("this node is still joining, or leaving, and knows too little: try again")
+            )
+        elif self._engine.founding.ready:
+            self._ask_all(early.group_id, early.deadline - now, early.answer)
+        else:
+            self._early.append(early)
+
     def end(self, reason: CopyCatError) -> None:
         """No turn will come any more."""
-        questions, self._questions = self._questions, {}
-        for question in questions.values():
-            if not question.answer.done():
-                question.answer.set_exception(reason)
+        answers = [question.answer for question in (*self._early, *self._questions.values())]
+        self._early, self._questions = [], {}
+        for answer in answers:
+            if not answer.done():
+                answer.set_exception(reason)
 
     def _known_hosts(self, group_id: bytes) -> tuple[str, ...]:
         engine = self._engine

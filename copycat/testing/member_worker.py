@@ -74,6 +74,10 @@ class MemberWorker(Worker):
             }
         }
 
+    def locate(self, group: str, timeout: float) -> dict[str, Any]:
+        """Which nodes host the group; the answer waits until this node counts among the members."""
+        return {"hosts": list(self.cat.locate_data_structure(group, timeout))}
+
     def attach(self, group: str, timeout: float) -> dict[str, Any]:
         """Keep a list of what the group commits."""
         self._copies[group] = ListCopy(self.cat, copycat.DataStructureId.parse(group), timeout=timeout)

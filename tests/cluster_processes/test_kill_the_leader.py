@@ -16,7 +16,7 @@ from copycat.cli.local_cluster import Deadline, LocalCluster
 from copycat.cli.worker_process import WorkerGone
 
 NODES = 3
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 CHUNK = 10
 
 pytestmark = pytest.mark.slow

@@ -1,8 +1,9 @@
 """Seeds that nobody has run before, 60 virtual seconds each: a few with every run of the suite, many on demand.
 
     COPYCAT_TEST_SEEDS=300 tools/test tests/simulation/test_fresh_seeds.py
+    COPYCAT_TEST_SEEDS=0:300 tools/test tests/simulation/test_fresh_seeds.py
 
-runs so many, on all processors, for at most five minutes.
+runs so many, or the same ones each time, on all processors, for at most five minutes.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import sys
 from pathlib import Path
 
 SIMULATE = Path(__file__).resolve().parents[2] / "tools" / "simulate"
-FEW = 12
+FEW = 4
 
 
 def test_fresh_seeds_keep_every_promise(capfd) -> None:
-    wanted = int(os.environ.get("COPYCAT_TEST_SEEDS", FEW))
-    jobs, minutes = (os.cpu_count() or 1, 5.0) if wanted > FEW else (1, 0.5)
-    command = [sys.executable, str(SIMULATE), "--fresh", str(wanted), "--jobs", str(jobs), "--minutes", str(minutes)]
+    wanted = os.environ.get("COPYCAT_TEST_SEEDS", "")
+    jobs, minutes = (os.cpu_count() or 1, 5.0) if wanted else (1, 0.5)
+    seeds = ("--seeds", wanted) if ":" in wanted else ("--fresh", wanted or str(FEW))
+    command = [sys.executable, str(SIMULATE), *seeds, "--jobs", str(jobs), "--minutes", str(minutes)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     with capfd.disabled():
         print(f"\n{done.stdout}")  # how many, how fast; what failed, and how to see it again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import subprocess
 import sys
@@ -26,9 +25,7 @@ def world_of(seed: int, specimen: Specimen) -> Scenario:
 
 @pytest.mark.parametrize("name", sorted(SPECIMENS))
 def test_a_ready_made_structure_is_linearizable_under_faults(name: str) -> None:
-    seed = random.SystemRandom().randrange(1 << 40)
-    print(f"seed {seed}")
-    simulation = Simulation(world_of(seed, SPECIMENS[name]))
+    simulation = Simulation(world_of(sorted(SPECIMENS).index(name), SPECIMENS[name]))
     report = simulation.run()
     assert report.failure is None, report.failure
     assert report.calls > 0
