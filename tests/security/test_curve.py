@@ -439,10 +439,10 @@ def test_a_member_cannot_take_anothers_name_by_its_routing_id(party: Make) -> No
     b = party(MemoryCredentials(table, owner="bert"))
     anna, eve = MemoryCredentials(table, owner="anna"), MemoryCredentials(table, owner="eve")
     with zmq.Context() as context:
-        for credentials in (anna, eve):
+        for credentials, called in ((anna, b"eve"), (eve, b"anna")):
             with context.socket(zmq.DEALER) as dealer:
                 dealer.set(zmq.LINGER, 0)
-                dealer.set(zmq.ROUTING_ID, b"the same for both")
+                dealer.set(zmq.ROUTING_ID, called)
                 dealer.set(zmq.CURVE_PUBLICKEY, z85.encode(credentials.key_pair.public))
                 dealer.set(zmq.CURVE_SECRETKEY, z85.encode(credentials.key_pair.secret))
                 dealer.set(zmq.CURVE_SERVERKEY, z85.encode(b.address.public_key))
