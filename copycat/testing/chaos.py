@@ -184,7 +184,8 @@ def run(
         mounted = stack.enter_context(small_disk(directory, seat))
         ports = list(PORTS) * nodes
         group = str(new_id(rng))
-        cluster = stack.enter_context(Killing(directory, ports, group, CONFIG, wires=wires, histories=True))
+        config = {**CONFIG, "insecure": isinstance(wires, Namespaces)}  # nobody else is in those
+        cluster = stack.enter_context(Killing(directory, ports, group, config, wires=wires, histories=True))
         cluster.start()
         plan = Plan(cluster, rng, seat if mounted else None, directory)
         plan.carry_out(faults_of(rng, rounds, mounted), seconds_max)

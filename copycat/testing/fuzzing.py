@@ -17,9 +17,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from copycat import codec, sessions
+from copycat.administration import Administration
+from copycat.adminwire import REQUEST_BYTES_MAX, FrameReader, pack_frame
+from copycat.adminwire import VERSION as ADMIN_VERSION
 from copycat.config import Config
 from copycat.engine import Engine
-from copycat.errors import CodecError, NodeFailure, OperationFailed, StorageCorrupt, UnknownOperation
+from copycat.errors import CodecError, CopyCatError, NodeFailure, OperationFailed, StorageCorrupt, UnknownOperation
+from copycat.ids import DataStructureId
 from copycat.messages import Entry, EntryType, Message, MessageType
 from copycat.ports import Inbound, Lane
 from copycat.raft.confchange import unpack_conf_change
@@ -73,14 +77,20 @@ class _Node:
         assert self.node.engine is not None, f"the node has stopped: {self.node.failure!r}"
         return self.node.engine
 
-    def hear(self, lane: Lane, parts: list[bytes]) -> None:
-        transport = self.node.transport
-        assert transport is not None
-        counters = self.engine.counters
-        before = counters.frames_received
-        transport.arrived(Inbound(lane, parts, ("n9", 7459)))
+    def hear(self, lane: Lane, parts: list[bytes]) -> int:
+        """How often this one frame was counted as refused: others may come meanwhile, as answers to what came before."""
+        engine = self.engine
+        counted: list[int] = []
+
+        def take() -> None:
+            before = engine.counters.frames_rejected
+            engine._receive(Inbound(lane, parts, ("n9", 7459)))
+            counted.append(engine.counters.frames_rejected - before)
+
+        self.node.post(take)
         self.world.run_for(0.01)
-        assert self.engine.counters.frames_received > before, "a frame was neither taken nor refused"
+        assert counted, "a frame was neither taken nor refused"
+        return counted[0]
 
 
 @functools.cache
@@ -100,10 +110,8 @@ def _take_body(data: bytes) -> None:
 
 def _take_header(data: bytes) -> None:
     node = _node()
-    refused = node.engine.counters.frames_rejected
-    node.hear(Lane.RAFT, [data, codec.pack([])])
-    if _is_header(data, node.engine.node_id):
-        assert node.engine.counters.frames_rejected == refused, "a right header was refused"
+    refused = node.hear(Lane.RAFT, [data, codec.pack([])])
+    assert refused == (not _is_header(data, node.engine.node_id)), "a wrong header was not counted, or a right one was"
 
 
 def _is_header(data: bytes, node_id: str) -> bool:
@@ -160,6 +168,35 @@ def _heard(lane: Lane) -> list[bytes]:
     world.nodes["n1"].post(lambda: engine.consumers.subscribe(bytes(16), lambda: b"", 10.0, opening))
     world.run_for(3.0)
     return sorted(set(heard))
+
+
+# --- the admin socket -----------------------------------------------------------------------------------------------
+
+
+def _take_request(data: bytes) -> None:
+    """A stream of requests is answered, each with a value or a typed error, or refused as one that can't be read on."""
+    node, reader = _node(), FrameReader(REQUEST_BYTES_MAX)
+    administration = Administration(node.engine, lambda _: Future())
+    reader.feed(data)
+    try:
+        while (request := reader.take()) is not None:
+            name, values = request.get("do"), request.get("with", {})
+            if isinstance(name, str) and isinstance(values, dict) and name != "recover":
+                try:
+                    administration.handle(name, values)
+                except CopyCatError:
+                    continue
+    except CodecError:
+        pass
+    node.world.run_for(0.01)
+    assert node.engine.failed is None
+
+
+def _request_samples() -> list[bytes]:
+    names = ("status", "members", "groups", "group", "transfer-leader", "forget", "replicas")
+    values = {"group": str(DataStructureId(_node().group_id)), "node_id": PEER, "count": 3, "timeout": 1.0}
+    requests = [pack_frame({"version": ADMIN_VERSION, "do": name, "with": {}}) for name in names]
+    return [*requests, *(pack_frame({"version": ADMIN_VERSION, "do": name, "with": values}) for name in names)]
 
 
 # --- the disk -------------------------------------------------------------------------------------------------------
@@ -289,6 +326,7 @@ TARGETS = {
         Target("header", _take_header, _header_samples),
         Target("datagram", _take_datagram, lambda: _heard(Lane.HEARTBEAT)),
         Target("published", _take_published, lambda: _heard(Lane.GOSSIP)),
+        Target("request", _take_request, _request_samples),
         Target("record", _take_record, _record_samples),
         Target("disk", _take_disk, _disk_samples),
         Target("snapshot", _take_snapshot, _snapshot_samples),

@@ -61,7 +61,7 @@ class Recorder:
         self._taken = threading.Condition()
         self._history = History(history, name) if history else None
         self._stopping = threading.Event()
-        self._node = CopyCat(Config(**{"insecure": True, **config}))
+        self._node = CopyCat(Config(**config))
         self._say(f"ready {self._node.node_id}")
         known = int(sys.stdin.readline())
         wait_until(
