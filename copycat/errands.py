@@ -69,23 +69,26 @@ class Errands:
 
         def founded(error: CopyCatError | None) -> None:
             if error is None:
-                self._allocations.append(_Allocation(group_id, deadline, ready))
-                self._check_allocations()
+                allocation = _Allocation(group_id, deadline, ready)
+                if not self._is_over(allocation):
+                    self._allocations.append(allocation)
             elif not ready.done():
                 ready.set_exception(error)
 
         self._engine.founding.seek(group_id, wish, timeout_s, False, founded)
 
     def _check_allocations(self) -> None:
-        still = []
-        for allocation in self._allocations:
-            if self._engine.cluster.is_led(allocation.group_id):
-                allocation.ready.set_result(None)
-            elif self._engine.now >= allocation.deadline:
-                allocation.ready.set_exception(Timeout("the group was created, but had no leader in time"))
-            else:
-                still.append(allocation)
-        self._allocations = still
+        self._allocations = [allocation for allocation in self._allocations if not self._is_over(allocation)]
+
+    def _is_over(self, allocation: _Allocation) -> bool:
+        """Whether its group has a leader, or time is up; whoever waits has been told then."""
+        if self._engine.cluster.is_led(allocation.group_id):
+            allocation.ready.set_result(None)
+        elif self._engine.now >= allocation.deadline:
+            allocation.ready.set_exception(Timeout("the group was created, but had no leader in time"))
+        else:
+            return False
+        return True
 
     def transfer_leader(self, group_id: bytes, node_id: str, timeout_s: float, moved: Future[None]) -> None:
         """Ask the group's leader to hand over to ``node_id``; ``moved`` is resolved once that leads.

@@ -40,6 +40,7 @@ from copycat.genesis import (
     Send,
     Standing,
     Step,
+    group_of,
 )
 from copycat.placement import place, place_available
 from copycat.plausibility import check_genesis, check_record
@@ -375,14 +376,16 @@ class Founding:
             self._send_all(self._departure.step(sender, message))
         if isinstance(message, Chosen):
             self._on_chosen(message.genesis)
-        for settling in self._settling.values():
+        group_id = group_of(message)
+        settling = self._settling.get(group_id)
+        if settling is not None:
             self._send_all(settling.step(sender, message, self._engine.now))
-        self._end_settled()
-        for search in list(self._searches.values()):
-            if search.creation is not None:
-                self._send_all(search.creation.step(sender, message, self._engine.now))
-                if search.creation.outcome is not None:
-                    self._advance(search)
+            self._end_settled()
+        search = self._searches.get(group_id)
+        if search is not None and search.creation is not None:
+            self._send_all(search.creation.step(sender, message, self._engine.now))
+            if search.creation.outcome is not None:
+                self._advance(search)
 
     def _on_chosen(self, genesis: Genesis) -> None:
         """Take the place of a founder, if the genesis gives this node one."""

@@ -259,6 +259,15 @@ class Step:
 NOTHING = Step()
 
 
+def group_of(message: CreationMessage) -> bytes:
+    """The group that the message is about; empty for those that are about members."""
+    if isinstance(message, (Accept, Chosen)):
+        return message.genesis.group_id
+    if isinstance(message, (Prepare, Promise, Accepted, Outbid, Refresh, NotReady)):
+        return message.group_id
+    return b""
+
+
 def merge(mine: Record | None, theirs: Record) -> Record:
     """A record that knows what both know. Safe at any time: it only repeats proposals that were issued."""
     if mine is None or (theirs.chosen and not mine.chosen):
