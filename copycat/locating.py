@@ -112,7 +112,8 @@ class Locating:
 
     def end(self, reason: CopyCatError) -> None:
         """No turn will come any more."""
-        answers = [question.answer for question in (*self._early, *self._questions.values())]
+        answers = [early.answer for early in self._early]
+        answers += [question.answer for question in self._questions.values()]
         self._early, self._questions = [], {}
         for answer in answers:
             if not answer.done():
