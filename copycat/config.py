@@ -120,6 +120,8 @@ class Config:
     """Log kept for a follower that lags, behind the newest snapshot; beyond, it is given the snapshot."""
     log_cache_bytes: int = 64 * MIB
     """Recent entries kept in memory, all groups of the node together."""
+    write_queue_bytes_max: int = 64 * MIB
+    """Bytes that wait for the disk, all groups together; beyond, entries of other nodes are dropped, and come again."""
     frame_bytes_max: int = 64 * MIB
     """The longest frame that is accepted from another node."""
 
@@ -223,6 +225,7 @@ _POSITIVE = (
     "log_bytes_max",
     "follower_log_bytes_max",
     "log_cache_bytes",
+    "write_queue_bytes_max",
     "frame_bytes_max",
 )
 

@@ -64,10 +64,8 @@ class Write:
     sync: bool = False
     durable: list[Callable[[], None]] = field(default_factory=list)
     taken_at: float = 0.0
-
-    @property
-    def size(self) -> int:
-        return sum(len(value) for _, value in self.batch.operations if value is not None)
+    size: int = 0
+    """Bytes of values; counted once, when the write is taken."""
 
 
 @dataclass(slots=True)
@@ -78,6 +76,7 @@ class Counters:
     frames_received: int = 0
     frames_rejected: int = 0
     items_rejected: int = 0
+    items_postponed: int = 0
     writes: int = 0
     write_seconds: float = 0.0
     write_bytes: int = 0
@@ -125,6 +124,7 @@ class Engine:
         self._dirty: dict[bytes, Group] = {}
         self._write: Write | None = None
         self._under_way: deque[Write] = deque()
+        self._unwritten = 0
         self._next_tick = 0.0
         protocol.register(self.registry)
         self.hosting = Hosting(self)
@@ -186,7 +186,9 @@ class Engine:
         write, self._write = self._write, None
         if write is not None:
             write.taken_at = self.now
+            write.size = sum([len(value) for _, value in write.batch.operations if value is not None])
             self._under_way.append(write)
+            self._unwritten += write.size
         return write
 
     def written(self, writes: list[Write], seconds: float) -> None:
@@ -198,6 +200,7 @@ class Engine:
             self.counters.write_bytes += write.size
             assert write is self._under_way[0], "writes are carried out in the order in which they were taken"
             self._under_way.popleft()
+            self._unwritten -= write.size
             for durable in write.durable:
                 durable()
 
@@ -209,6 +212,11 @@ class Engine:
     def write_age(self) -> float:
         """For how many seconds the oldest write that is not done has been waiting; 0 if there is none."""
         return self.now - self._under_way[0].taken_at if self._under_way else 0.0
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether so much waits for the disk that no more may be taken on."""
+        return self._unwritten >= self.config.write_queue_bytes_max
 
     @property
     def writes_under_way(self) -> int:
@@ -307,6 +315,10 @@ class Engine:
             return
         check_message(message, group.raft.term)
         group.check_speaker(sender, message)
+        if message.entries and self._is_behind:
+            # As if the network had lost it: who sent it will find out, slow down, and send it again.
+            self.counters.items_postponed += 1
+            return
         try:
             if message.type is MessageType.PROP:
                 self.stewardship.proposed(group, sender, message)

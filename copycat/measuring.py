@@ -104,6 +104,7 @@ def _traffic(engine: Engine, samples: _Samples) -> None:
         samples.add("received_bytes_total", metered.bytes_received[lane], name)
     samples.add("frames_rejected_total", engine.counters.frames_rejected)
     samples.add("messages_rejected_total", engine.counters.items_rejected)
+    samples.add("messages_postponed_total", engine.counters.items_postponed)
 
 
 def _members(engine: Engine, samples: _Samples) -> None:

@@ -99,6 +99,7 @@ def _metrics() -> tuple[Metric, ...]:
         Metric("copycat_received_bytes_total", counter, "bytes", "The same", lane),
         Metric("copycat_frames_rejected_total", counter, "frames", "Received, and foreign, damaged or not understood"),
         Metric("copycat_messages_rejected_total", counter, "messages", "In frames that were understood, the same"),
+        Metric("copycat_messages_postponed_total", counter, "messages", "Dropped because too much waits for the disk"),
         Metric("copycat_members", gauge, "nodes", "Nodes as this one knows them, itself included", ("state",)),
         Metric("copycat_probes_total", counter, "probes", "Of failure detection"),
         Metric("copycat_probes_failed_total", counter, "probes", "Of those, without an answer"),
