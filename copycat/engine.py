@@ -47,6 +47,7 @@ from copycat.plausibility import check_message, check_numbers
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.recovery import Recoveries
 from copycat.stewardship import Stewardship
+from copycat.testimony import VOTE_REQUESTS, Testimony
 from copycat.traffic import MeteredTransport
 from copycat.transfer import ChunkServer
 
@@ -135,6 +136,7 @@ class Engine:
         self.errands = Errands(self)
         self.recoveries = Recoveries(self)
         self.locating = Locating(self)
+        self.testimony = Testimony(self)
         self.consumers = Consumers(self)
         self.chunks = ChunkServer(self)
 
@@ -319,6 +321,8 @@ class Engine:
             # As if the network had lost it: who sent it will find out, slow down, and send it again.
             self.counters.items_postponed += 1
             return
+        if message.type in VOTE_REQUESTS:
+            self.testimony.asked_for_vote(group, sender, message)
         try:
             if message.type is MessageType.PROP:
                 self.stewardship.proposed(group, sender, message)

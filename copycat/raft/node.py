@@ -131,6 +131,17 @@ class RawNode:
     def _local(self, kind: MessageType, sender: int) -> None:
         core.step(self.raft, Message(kind, sender=sender))
 
+    def learn_commit(self, index: int, term: int) -> bool:
+        """Someone knows that the entry of ``term`` at ``index`` is committed; whether that is news here.
+
+        Believed only if this replica holds that very entry: then it holds everything before it, too (5.3, log matching).
+        """
+        raft = self.raft
+        if raft.role == Role.LEADER or index <= raft.log.committed or not raft.log.holds(index, term):
+            return False
+        raft.log.commit_to(index)
+        return True
+
     # --- what is to be done ---
 
     def has_ready(self) -> bool:
@@ -292,6 +303,15 @@ class RawNode:
     @property
     def last_index(self) -> int:
         return self.raft.log.last_index
+
+    def term_of(self, index: int) -> int | None:
+        """The term of the entry at ``index``; None if the log does not hold it."""
+        return self.raft.log.term(index)
+
+    @property
+    def has_vote(self) -> bool:
+        """Whether this replica is a voter in the configuration that it has applied."""
+        return self.raft.id in self.raft.tracker.voters()
 
     @property
     def abandoned(self) -> bool:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from copycat.errors import CodecError, InvalidConfChange, ProposalDropped
-from copycat.messages import ConfChange, ConfChangeSingle, ConfChangeType, ConfState, Entry, EntryType, Message
+from copycat.messages import (
+    ConfChange,
+    ConfChangeSingle,
+    ConfChangeType,
+    ConfState,
+    Entry,
+    EntryType,
+    HardState,
+    Message,
+    Snapshot,
+)
 from copycat.raft import ProgressState, Role, pack_conf_change, unpack_conf_change
 
 from .kit import ADD, EXPLICIT, LEARNER, REMOVE, Replica, T, app, change, group, only
@@ -300,3 +310,41 @@ def test_a_follower_of_a_joint_configuration_accepts_its_leader() -> None:
     replica = Replica()
     replica.raw.apply_conf_change(change((ADD, 4), (REMOVE, 2)))
     assert replica.hear(T.APP, 4, term=1, **app(0, 0, 1))[0].index == 1
+
+
+def test_a_voter_that_forgot_that_it_is_the_only_one_left_can_be_told() -> None:
+    """Commit indices are written behind what they speak of. Nobody else may stand, and the demoted one's log goes further."""
+    pair = group(1, 2)
+    first, second = pair[1], pair[2]
+    first.raw.campaign()
+    pair.run()
+    first.raw.propose_conf_change(change((LEARNER, 2)))
+    pair.run()
+    first.raw.propose(b"only the demoted one still has this")
+    ready = first.raw.ready()
+    for message in ready.messages:
+        second.raw.step(message)
+    pair.drop = lambda message: True
+    pair.run()
+    change_at = second.raw.committed
+    assert second.raw.last_index == change_at + 1
+    assert not second.raw.has_vote
+
+    first.disk.log = first.disk.log[:change_at]
+    first.disk.hard_state = HardState(first.disk.hard_state.term, first.disk.hard_state.vote, change_at - 1)
+    first.disk.point = Snapshot(conf_state=ConfState((1, 2)))
+    first.restart()
+    pair.heal()
+    first.raw.campaign()
+    pair.run()
+    assert first.raw.role != Role.LEADER, "the other, whose log goes further, refuses"
+
+    assert not first.raw.learn_commit(change_at, 99), "not the same entry: not believed"
+    assert not first.raw.learn_commit(change_at + 1, 1), "it lacks that one"
+    assert first.raw.learn_commit(change_at, second.raw.term_of(change_at) or 0)
+    assert not first.raw.learn_commit(change_at, second.raw.term_of(change_at) or 0), "no news any more"
+    pair.run()
+    first.raw.campaign()
+    pair.run()
+    assert first.raw.role == Role.LEADER
+    assert first.raw.has_vote
