@@ -62,7 +62,7 @@ MUTATIONS = (
         "",
     ),
     Mutation("a lease expires", "core", "and raft.election_elapsed < raft.election_tick", ""),
-    Mutation("a lease is honoured", "core", "and _hears_leader(raft)", "and False"),
+    Mutation("a lease is honoured", "core", "and hears_leader(raft)", "and False"),
     Mutation("no proposals during a transfer", "membership", "if raft.lead_transferee != NONE:", "if False:"),
     Mutation(
         "a probe with entries pauses",
@@ -185,7 +185,12 @@ MUTATIONS = (
     ),
     Mutation("learners do not stand", "state", "and not tracker.is_learner", ""),
     Mutation("check-quorum steps down", "heartbeat", "if not raft.tracker.quorum_is_active():", "if False:"),
-    Mutation("check-quorum forgets who was active", "heartbeat", "        progress.active = False", "        pass"),
+    Mutation(
+        "check-quorum forgets who was active",
+        "progress",
+        "self.was_active = self.active\n        self.active = False",
+        "pass",
+    ),
     Mutation(
         "pre-vote changes no term",
         "core",
