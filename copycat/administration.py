@@ -18,6 +18,7 @@ from copycat.errors import Closed, CopyCatError, UsageError
 from copycat.genesis import Standing
 from copycat.ids import DataStructureId
 from copycat.recovery import Order, Recovery, recoveries_in
+from copycat.ringchange import Step
 from copycat.status import GroupStatus, Member, Peer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Administration:
             "replicas": self._replicas,
             "forget": self._forget,
             "recover": self._recover,
+            "gossip_keys": self._gossip_keys,
         }
 
     def handle(self, name: str, values: dict[str, Any]) -> Future[Any]:
@@ -183,6 +185,16 @@ class Administration:
 
         self._engine.recoveries.recover(group_id, order, timeout, recovered)
         recovered.add_done_callback(done)
+
+    def _gossip_keys(self, arguments: Arguments, answer: Future[Any]) -> None:
+        name = arguments.text("step")
+        key, timeout = arguments.text("key", ""), arguments.seconds("timeout", 10.0)
+        arguments.check_all_known()
+        try:
+            step = Step(name)
+        except ValueError:
+            raise UsageError(f"{name!r:.80} is no step of a change of keys") from None
+        self._engine.ring_changes.change(step, key, timeout, answer)
 
 
 class Arguments:

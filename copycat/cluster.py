@@ -295,6 +295,11 @@ class Cluster:
 
     # --- keys ---
 
+    def read_keys_again(self) -> None:
+        """This node has changed its key files: use what they say now."""
+        self.guard.look_again()
+        self.tick()
+
     def tick(self) -> None:
         """Now and then: see whether keys have changed, and keep what stops old datagrams from counting again."""
         engine = self._engine

@@ -46,6 +46,7 @@ from copycat.outbox import Outbox
 from copycat.plausibility import check_message, check_numbers
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.recovery import Recoveries
+from copycat.ringchange import RingChanges
 from copycat.stewardship import Stewardship
 from copycat.testimony import VOTE_REQUESTS, Testimony
 from copycat.traffic import MeteredTransport
@@ -137,6 +138,7 @@ class Engine:
         self.recoveries = Recoveries(self)
         self.locating = Locating(self)
         self.testimony = Testimony(self)
+        self.ring_changes = RingChanges(self)
         self.consumers = Consumers(self)
         self.chunks = ChunkServer(self)
 
@@ -253,6 +255,7 @@ class Engine:
         self.errands.end(reason)
         self.recoveries.end(reason)
         self.locating.end(reason)
+        self.ring_changes.end(reason)
         for group in self.hosting.groups.values():
             group.end()
 
@@ -270,6 +273,7 @@ class Engine:
         self.errands.tick()
         self.recoveries.tick()
         self.locating.tick()
+        self.ring_changes.tick()
         self.chunks.tick()
 
     # --- what arrives ---

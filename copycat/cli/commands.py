@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from copycat.cli import rotation  # noqa: F401  # adds to gossip-keys
 from copycat.cli.bench import bench
 from copycat.cli.demo import demo
 from copycat.cli.health import health

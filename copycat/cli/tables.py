@@ -46,6 +46,16 @@ def status_table(status: dict[str, Any]) -> Table:
     return table
 
 
+def rings_table(nodes: Iterable[dict[str, Any]], silent: Iterable[str]) -> Table:
+    table = Table("node", "seals with", "understands too", "", box=None, pad_edge=False)
+    for node in nodes:
+        first, *others = node["keys"] or ["-"]
+        table.add_row(node["node_id"], first, " ".join(others), escape(node["error"] or ""))
+    for node_id in silent:
+        table.add_row(node_id, "-", "", "[red]no answer[/red]")
+    return table
+
+
 def members_table(members: Iterable[dict[str, Any]]) -> Table:
     table = Table("node", "gossip address", "state", "data centre", "rack", box=None, pad_edge=False)
     for member in members:

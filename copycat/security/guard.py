@@ -100,6 +100,10 @@ class Guard:
         owner = self._credentials.owner_of(public_key)
         return owner is None or self._identities.may_speak(owner, node_id)
 
+    def look_again(self) -> None:
+        """The key files have just been changed: don't wait to look at them."""
+        self._refresh_at = 0.0
+
     def tick(self, now: float) -> bool:
         """Look at the key files now and then; True when something has changed."""
         if self._credentials is None or now < self._refresh_at:

@@ -66,21 +66,26 @@ class KeyRing:
 
     def with_new(self) -> KeyRing:
         """One more key, which is understood, and doesn't seal yet."""
-        return KeyRing((*self.keys, secrets.token_bytes(KEY_BYTES)))
+        return self.with_key(secrets.token_bytes(KEY_BYTES))
+
+    def with_key(self, key: bytes) -> KeyRing:
+        """That key more, in the same way."""
+        return KeyRing((*self.keys, key))
 
     def sealing_with(self, name: str) -> KeyRing:
         """The key of that id first."""
-        chosen = self._find(name)
+        chosen = self.named(name)
         return KeyRing((chosen, *(key for key in self.keys if key != chosen)))
 
     def without(self, name: str) -> KeyRing:
         """One key less. The one that seals can't go."""
-        gone = self._find(name)
+        gone = self.named(name)
         if gone == self.keys[0]:
             raise KeyFileInvalid(f"key {name} seals: let another one seal first, on every node")
         return KeyRing(tuple(key for key in self.keys if key != gone))
 
-    def _find(self, name: str) -> bytes:
+    def named(self, name: str) -> bytes:
+        """The key of that id. Raises :class:`~copycat.errors.KeyFileInvalid`."""
         for key in self.keys:
             if key_id(key).hex() == name:
                 return key

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import stat
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,17 +20,7 @@ from copycat.security.keyring import KeyRing
 from copycat.testing.nodes import PATIENCE_S, ListCopy, NodeCluster, wait_until
 from copycat.transports import zeromq_links
 
-from .kit import KeyFiles
-
-
-def start_keyed(cluster: NodeCluster, keys: KeyFiles, *names: str) -> list[copycat.CopyCat]:
-    fields = [keys.make(name) for name in names]
-    nodes = [cluster.node(**one) for one in fields]
-    wait_until(
-        lambda: all(sum(m.state == "alive" for m in node.members()) == len(cluster.nodes) for node in cluster.nodes),
-        "every node sees every other",
-    )
-    return nodes
+from .kit import KeyFiles, Load, start_keyed
 
 
 def test_nodes_with_keys_replicate(zeromq_cluster: NodeCluster, keys: KeyFiles) -> None:
@@ -88,34 +77,6 @@ def test_a_stranger_gets_neither_word_nor_data(
     copy.sub.flush(PATIENCE_S)
     assert copy.wait(2) == [b"for members only", b"still at work"]
     copy.close()
-
-
-class Load:
-    """Proposes all the time, and knows what must have been committed."""
-
-    def __init__(self, copy: ListCopy) -> None:
-        self.sent: list[bytes] = []
-        self._copy = copy
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            item = b"%d" % len(self.sent)
-            self._copy.sub.propose.send(item, timeout=PATIENCE_S)
-            self.sent.append(item)
-            self._stop.wait(0.002)
-
-    def passes(self, count: int = 20) -> None:
-        """Wait until that many more are committed."""
-        goal = len(self._copy.items) + count
-        wait_until(lambda: len(self._copy.items) >= goal, "proposals are committed")
-
-    def end(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._copy.sub.flush(PATIENCE_S)
 
 
 def test_every_key_is_changed_under_load_and_nothing_is_lost(
