@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 import zmq
 
 from copycat.ports import FRAME_PARTS_MAX, Address, Credentials, Inbound, Lane
+from copycat.transports import zeromq_pace
 from copycat.transports import zeromq_sockets as sockets
 from copycat.transports.resolver import Resolver
 from copycat.transports.wakeup import Wakeup
@@ -84,6 +85,7 @@ class ZeroMQTransport:
         assert not self._opened, "a transport is opened once"
         assert not self._closed, "a closed transport is not opened again: make another"
         self._curve = Curve(credentials)
+        self._pace = zeromq_pace.Pace()
         host = sockets.numeric_bind_address(bind_address)
         self._ipv6 = ":" in host
         self._frame_bytes_max = frame_bytes_max
@@ -107,6 +109,7 @@ class ZeroMQTransport:
             part_bytes_max = frame_bytes_max + self._curve.overhead_bytes
             self._subscriptions = Subscriptions(self._context, self._ipv6, part_bytes_max, self._resolver, self._curve)
             undo.pop_all()
+        self._copycat_port = copycat_port
         self._listeners = (
             _Listener(self._router, sockets.endpoint(host, copycat_port)),
             _Listener(self._publisher, sockets.endpoint(host, gossip.port)),
@@ -289,13 +292,21 @@ class ZeroMQTransport:
         receive, curve = self._router.recv, self._curve
         raft_tag, bulk_tag = _TAGS[Lane.RAFT], _TAGS[Lane.BULK]
         owner: str | None = None
+        flood = False
+        self._pace.look()
         frames_left, bytes_left = FRAMES_PER_POLL_MAX, BYTES_PER_POLL_MAX
         while frames_left > 0 and bytes_left > 0:
             frames_left -= 1
             try:
                 # The routing id; the rest of a message is there with its first part.
                 if curve.on:  # only a frame that isn't copied tells whose connection it came by
-                    owner = curve.owner_of(str(receive(zmq.NOBLOCK, copy=False)["User-Id"]))
+                    first = receive(zmq.NOBLOCK, copy=False)
+                    owner = curve.owner_of(str(first["User-Id"]))
+                    flood = owner is not None and self._pace.is_flood(owner)
+                    if owner is not None and flood:
+                        self._gate.shut_out(
+                            owner, int(first.get(zmq.SRCFD)), self._copycat_port, zeromq_pace.SHUT_OUT_S
+                        )
                 else:
                     receive(zmq.NOBLOCK)
             except zmq.Again:
@@ -313,7 +324,12 @@ class ZeroMQTransport:
                 parts = unpacked or []
             length = sum(map(len, parts))
             bytes_left -= length
-            if not 0 < len(parts) <= FRAME_PARTS_MAX or length > self._frame_bytes_max or (curve.on and owner is None):
+            if (
+                flood
+                or (curve.on and owner is None)
+                or not 0 < len(parts) <= FRAME_PARTS_MAX
+                or length > self._frame_bytes_max
+            ):
                 self.dropped += 1
             elif tag == raft_tag:
                 raft.append(Inbound(Lane.RAFT, parts, None, owner))

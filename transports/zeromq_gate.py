@@ -15,17 +15,22 @@ all, and those that may come back do so at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import socket
 import threading
+import time
 from collections import Counter
+from dataclasses import dataclass, field
 
 import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from copycat.ports import Credentials
+
+log = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"copycat"
@@ -51,10 +56,13 @@ class Gate:
         self._commands: zmq.Socket[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._admitted: set[bytes] = set()
+        self._shut_out: dict[str, _ShutOut] = {}
         self.refused = 0
-        """Handshakes with keys that are not trusted."""
+        """Handshakes with keys that are not trusted, or whose owner is shut out."""
         self.hung_up = 0
         """Connections beyond the limit."""
+        self.floods = 0
+        """Connections that were ended because too much came by them."""
 
     def watch(self, listener: zmq.Socket[bytes], name: str) -> None:
         """Count the connections of ``listener``, which is not bound yet. Before :meth:`start`."""
@@ -99,6 +107,21 @@ class Gate:
         """The credentials have changed: end what they no longer allow."""
         assert self._commands is not None, "start() comes first"
         self._commands.send(b"", zmq.NOBLOCK)
+
+    def shut_out(self, owner: str, descriptor: int, port: int, seconds: float) -> None:
+        """End the connection to ``port`` that a frame of this owner came by, and let him have no new one for so long.
+
+        For the transport's thread. Once for each connection: when what came by it later is read, its descriptor may be another's.
+        """
+        now = time.monotonic()
+        shut_out = self._shut_out.get(owner)
+        if shut_out is None or now >= shut_out.until:
+            log.warning("a member floods this node, and is shut out for a while", extra={"owner": owner})
+            shut_out = self._shut_out[owner] = _ShutOut(now + seconds)
+        if descriptor not in shut_out.ended:
+            shut_out.ended.add(descriptor)
+            self.floods += 1
+            _hang_up(descriptor, port)
 
     def close(self) -> None:
         """Let go of what the transport's thread holds; the rest goes when the context ends. May be called twice."""
@@ -152,7 +175,8 @@ class Gate:
         owner = None
         if request[7] == b"CURVE" and len(request) == ZAP_FRAMES + 1 and self._credentials is not None:
             owner = self._credentials.owner_of(request[8])
-        if owner is None:
+        shut_out = None if owner is None else self._shut_out.get(owner)
+        if owner is None or (shut_out is not None and time.monotonic() < shut_out.until):
             self.refused += 1
             answer = [b"400", b"not trusted", b""]
         else:
@@ -160,6 +184,14 @@ class Gate:
             # The key and not its owner: whether it is trusted is asked again for each frame.
             answer = [b"200", b"OK", z85.encode(request[8])]
         zap.send_multipart([request[0], b"", b"1.0", request[3], *answer, b""])
+
+
+@dataclass(slots=True)
+class _ShutOut:
+    """An owner who flooded: until when he gets no new connection, and which were ended. Made and changed by one thread."""
+
+    until: float
+    ended: set[int] = field(default_factory=set)
 
 
 class _Room:

@@ -17,7 +17,7 @@ from copycat.errors import AddressInUse
 from copycat.ports import Address, Credentials, Inbound, Lane, Transport
 from copycat.security.certificates import new_key_pair
 from copycat.testing.contracts.transport import TransportContract
-from copycat.transports import zeromq_gate, zeromq_links, zeromq_sockets, zeromq_subscriptions
+from copycat.transports import zeromq_gate, zeromq_links, zeromq_pace, zeromq_sockets, zeromq_subscriptions
 from copycat.transports.zeromq import ZeroMQTransport
 
 from .kit import MemoryCredentials, Table
@@ -323,6 +323,33 @@ def test_connections_beyond_the_limit_are_ended_and_the_others_stay(
     c = party(MemoryCredentials(table, owner="carl"))
     c.transport.connect("b", b.address)
     c.reaches(b, b"after the crowd")
+
+
+def test_a_member_that_floods_is_cut_off_for_a_while_and_the_others_go_on(
+    party: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zeromq_pace, "FRAMES_PER_S_MAX", 300)
+    monkeypatch.setattr(zeromq_pace, "SHUT_OUT_S", 1.0)
+    table = Table()
+    a, b, c = (party(MemoryCredentials(table, owner=name)) for name in ("anna", "bert", "carl"))
+    for other in (a, c):
+        other.transport.connect("b", b.address)
+        other.reaches(b, b"before the flood")
+    gate = b.transport._gate
+
+    def flood() -> None:
+        for _ in range(1_000):
+            a.transport.send(Lane.RAFT, "b", [b"flood"])
+
+    until(lambda: gate.floods > 0, a, b, act=flood)
+    refused, dropped = gate.refused, b.transport.dropped
+    assert dropped > 0, "what was too much is not looked at"
+    c.reaches(b, b"beside the flood")
+    until(lambda: gate.refused > refused, a, b, act=flood)
+    c.reaches(b, b"while the other is shut out")
+    monkeypatch.setattr(zeromq_pace, "FRAMES_PER_S_MAX", 1 << 30)
+    a.reaches(b, b"after a while")
+    assert {inbound.owner for inbound in b.seen if inbound.parts == [b"flood"]} == {"anna"}
 
 
 def test_only_a_connection_of_the_listener_is_ever_hung_up_on() -> None:
