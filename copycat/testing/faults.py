@@ -113,30 +113,36 @@ class Chaos:
     def _bounce(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
         """For a while, some nodes crash whenever they have just given their word, and are back before it is forgotten."""
         nodes = [each for each in self._world.nodes.values() if rng.random() < 0.6]
-        self._bounce_all(nodes, 8, lambda: None, fault, rng)
+        self._bounce_each(lambda: nodes, 8, lambda: None, fault, rng)
 
     def _storm(self, node: SimulatedNode, fault: Fault, rng: random.Random) -> None:
-        """As soon as somebody leads, it is cut off for an election's time; everybody else bounces."""
+        """As soon as somebody leads, it is cut off for an election's time, over links of which some are slow.
+
+        Meanwhile one node at a time crashes with its next word, and is back before the slow ones are heard: who forgot whom
+        it voted for may vote again.
+        """
         config = self._scenario.config
         election_s = config.tick_ms * config.election_ticks / 1000
-        cut: dict[str, float] = {}
+        slow = [pair for pair in self._pairs() if rng.random() < 0.3]
+        storm = replace(fault, length_s=fault.length_s + 10 * election_s)
+        self._slow(slow, rng.uniform(0.1, 0.5) * election_s, storm)
+        free_at: dict[str, float] = {}
 
         def unseat() -> None:
             now = self._world.now
             for each in self._world.running():
                 assert each.engine is not None
                 leads = any(group.leads for group in each.engine.hosting.groups.values())
-                if leads and cut.get(each.host, 0.0) <= now:
-                    cut[each.host] = now + 2 * election_s
+                if leads and free_at.get(each.host, 0.0) <= now:
+                    free_at[each.host] = now + 2 * election_s
                     self._cut_for(2 * election_s, self._pairs(each.host))
 
-        self._bounce_all(
-            list(self._world.nodes.values()), 2, unseat, replace(fault, length_s=fault.length_s + 6.0), rng
-        )
+        nodes = list(self._world.nodes.values())
+        self._bounce_each(lambda: rng.sample(nodes, 1), 2, unseat, storm, rng)
 
-    def _bounce_all(
+    def _bounce_each(
         self,
-        nodes: list[SimulatedNode],
+        choose: Callable[[], list[SimulatedNode]],
         writes_max: int,
         meanwhile: Callable[[], None],
         fault: Fault,
@@ -146,12 +152,14 @@ class Chaos:
 
         def again() -> None:
             if self._world.now >= end or self._ended:
-                for each in nodes:
+                for each in self._world.nodes.values():
                     each.crash_after_writes = 0
                 return
-            for each in nodes:
-                if each.engine is None and each.failure is None:
+            for each in self._world.nodes.values():
+                if each.engine is None and each.failure is None and each.bounced:
+                    each.bounced = False
                     each.start()
+            for each in choose():
                 if each.engine is not None and not each.crash_after_writes:
                     each.crash_after_writes = each.answered + rng.randint(1, writes_max)
             meanwhile()

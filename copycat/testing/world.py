@@ -140,6 +140,8 @@ class SimulatedNode:
         """Whether forged messages are sent to it, so that a replica may have to stop."""
         self.crash_after_writes = 0
         """Crash when so many more writes are on the disk and the answers have gone; 0: don't."""
+        self.bounced = False
+        """Whether it crashed for that, and was not started since."""
         self.on_start: Callable[[SimulatedNode], None] | None = None
         self.on_stop: Callable[[SimulatedNode], None] | None = None
         self.paused_until = 0.0
@@ -292,6 +294,7 @@ class SimulatedNode:
         for check in world.after_turn:
             check(self)
         if self.crash_after_writes and self.answered >= self.crash_after_writes:
+            self.bounced = True
             self.crash()
             return
         if engine.busy or transport.waiting:
