@@ -187,7 +187,8 @@ class Application(Consumer):
             for _ in range(rng.randint(1, habits.burst_max)):
                 if not self._send(subscription):
                     break
-        if self.sending and rng.random() < habits.read_chance and len(self._reads) < WAITING_MAX:
+        reads = self.doubts or rng.random() < habits.read_chance
+        if self.sending and reads and len(self._reads) < WAITING_MAX:
             self._reads.append((self.node.world.now, self._key(), subscription._desk.ask_barrier()))
 
     def _send(self, subscription: Subscription) -> bool:

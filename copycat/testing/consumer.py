@@ -15,6 +15,7 @@ from copycat.subscription import Subscription
 from copycat.testing.world import SimulatedNode, SimulationError
 
 SUBSCRIBE_TIMEOUT_S = 10.0
+DOUBT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Consumer:
         """Whether it may still begin something."""
         self.closing: Future[None] | None = None
         self.stopped = False
+        self._woke = False
         self._opening: Future[Subscription] | None = None
         self._generation = 0
         self._plan()
@@ -100,6 +102,14 @@ class Consumer:
         if self.subscription is not None and self.closing is None:
             self.closing = self.subscription._desk.ask_close()
 
+    @property
+    def doubts(self) -> bool:
+        """Whether what it knows may be old without its knowing that: then it should read.
+
+        Its process has just gone on after a pause, or something between its node and others is cut.
+        """
+        return self._woke or (self.node.cut_until > self.node.world.now and self.rng.random() < DOUBT)
+
     def _plan(self) -> None:
         self.node.world.timeline.after(self.rng.expovariate(1.0 / self.step_s), self._step)
 
@@ -108,6 +118,7 @@ class Consumer:
             return
         self._plan()
         if self.node.paused:
+            self._woke = True
             return
         if self.subscription is None:
             self._open()
@@ -116,6 +127,7 @@ class Consumer:
             self._serve(self.subscription)
             if self.closing is None:
                 self._act(self.subscription)
+                self._woke = False
             elif self.closing.done():
                 self._closed()
         except Closed:

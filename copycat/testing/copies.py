@@ -168,7 +168,7 @@ class Copy(Consumer):
             if future is not None:
                 self._calls.append((operation, arguments, now, future))
         names = list(self.ledger.specimen.reads)
-        if names and rng.random() < self.habits.read_chance:
+        if names and (self.doubts or rng.random() < self.habits.read_chance):
             self._reads.append((rng.choice(names), now, subscription.committed()))
 
     def _ended(self, subscription: Subscription, clean: bool) -> None:

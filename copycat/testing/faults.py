@@ -194,6 +194,8 @@ class Chaos:
         network = self._world.network
         for source, target in pairs:
             network.cut(source, target)
+            node = self._world.nodes[source]
+            node.cut_until = max(node.cut_until, self._world.now + seconds)
 
         def mend() -> None:
             if not self._ended:

@@ -145,6 +145,8 @@ class SimulatedNode:
         self.on_start: Callable[[SimulatedNode], None] | None = None
         self.on_stop: Callable[[SimulatedNode], None] | None = None
         self.paused_until = 0.0
+        self.cut_until = 0.0
+        """Until when something between it and others is cut."""
         self._storage: FaultyStorage | None = None
         self._writes: deque[Write] = deque()
         self._writing = False
