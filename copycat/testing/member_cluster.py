@@ -42,12 +42,14 @@ class MemberCluster:
 
     # --- life and death ---
 
-    def start(self, index: int, seeds: Iterable[int] = ()) -> None:
-        """Start a process on a seat, which is to join through the nodes on those seats."""
+    def start(self, index: int, seeds: Iterable[int] = (), clock_off_s: float = 0.0) -> None:
+        """Start a process on a seat, which is to join through the nodes on those seats; its clock may be wrong."""
         seat = self.seats[index]
         seat.directory.mkdir(parents=True, exist_ok=True)
         seat.worker = WorkerProcess(seat.name, seat.directory / "stderr.log", MODULE)
         config = seat.config([f"{HOSTNAME}:{self.seats[seed].gossip_port}" for seed in seeds])
+        if clock_off_s:
+            seat.worker.ask("shift_clock", seconds=clock_off_s)
         opened = seat.worker.ask("open", config=config)
         assert seat.node_id in ("", opened["node_id"]), "a node that came back has another identity"
         seat.node_id = opened["node_id"]

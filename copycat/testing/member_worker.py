@@ -48,6 +48,12 @@ class MemberWorker(Worker):
         self._copies: dict[str, ListCopy] = {}
         self._pulse: Pulse | None = None
 
+    def shift_clock(self, seconds: float) -> dict[str, Any]:
+        """From now on the time of day is wrong by so much in this process."""
+        right = time.time
+        time.time = lambda: right() + seconds
+        return {}
+
     def members(self) -> dict[str, Any]:
         return {
             "members": {

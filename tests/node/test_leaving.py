@@ -81,10 +81,14 @@ def test_a_forgotten_member_is_replaced_at_once_and_refused_when_it_returns(clus
     wait_until(lambda: gone.node_id not in voters(home, group) and len(voters(home, group)) == 3, "a new voter")
     if config.storage == "memory":
         return
-    returned = CopyCat(config)
-    wait_until(lambda: returned._runtime.ended.is_set(), "it hears that it was given up, and stops")
-    assert isinstance(returned._engine.failed, GivenUp)
-    returned.shutdown()
+    try:
+        returned = CopyCat(config)
+    except GivenUp:
+        pass  # it heard while it was joining
+    else:
+        wait_until(lambda: returned._runtime.ended.is_set(), "it hears that it was given up, and stops")
+        assert isinstance(returned._engine.failed, GivenUp)
+        returned.shutdown()
     with pytest.raises(LeftForGood, match="given up"):
         CopyCat(config)
 

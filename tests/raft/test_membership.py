@@ -306,6 +306,27 @@ def test_a_proposal_with_garbage_for_a_change_is_dropped() -> None:
     assert leader.raw.last_index == 1
 
 
+def test_what_only_the_outgoing_half_had_goes_with_it() -> None:
+    """Section 6: once the new configuration alone counts, those without a place in it are sent nothing more."""
+    leader = Replica().lead()
+    leader.raw.apply_conf_change(change((ADD, 4), (REMOVE, 2), transition=EXPLICIT))
+    assert set(leader.raw.status().progress) == {1, 2, 3, 4}
+    leader.raw.apply_conf_change(change())
+    assert set(leader.raw.status().progress) == {1, 3, 4}
+    assert not only(leader.propose(b"x"), T.APP, 2)
+
+
+def test_a_voter_that_is_demoted_in_a_joint_change_is_a_learner_once_that_is_left() -> None:
+    """Thesis 4.2.1: a learner counts for no quorum; a leader that takes it for a voter would keep its lease by it."""
+    leader = Replica().lead()
+    leader.raw.apply_conf_change(change((LEARNER, 2), (ADD, 4), transition=EXPLICIT))
+    status = leader.raw.status()
+    assert (status.config.learners_next, status.progress[2].is_learner) == ({2}, False)
+    leader.raw.apply_conf_change(change())
+    status = leader.raw.status()
+    assert (status.config.learners, status.progress[2].is_learner) == ({2}, True)
+
+
 def test_a_follower_of_a_joint_configuration_accepts_its_leader() -> None:
     replica = Replica()
     replica.raw.apply_conf_change(change((ADD, 4), (REMOVE, 2)))

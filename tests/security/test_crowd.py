@@ -191,13 +191,13 @@ def test_a_load_is_held_beside_a_member_that_floods(
     targets = {name: node._engine.address.copycat_port for name, node in zip("abc", nodes, strict=True)}
 
     def attack() -> Flooder:
-        flooder = Flooder(keys, "mallory", targets)
-        if not ratios_began:
-            wait_until(lambda: all(gate_of(node).floods > 0 for node in nodes), "each has shut it out")
-            ratios_began.append(True)
-        return flooder
+        return Flooder(keys, "mallory", targets)
 
-    ratios_began: list[bool] = []
+    first = attack()
+    try:
+        wait_until(lambda: all(gate_of(node).floods > 0 for node in nodes), "each has shut it out")
+    finally:
+        first.end()
     ratios = keeps_up(copy, attack)
     assert max(ratios) >= SHARE_MIN, ratios
     assert all(gate_of(node).refused > 0 for node in nodes), "it came again, and was not let in"
