@@ -141,7 +141,7 @@ class MessageType(enum.IntEnum):
     __hash__ = int.__hash__  # Enum's own is a call into Python, in each look-up of every message
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Message:
     """A Raft message between two replicas of a group, or between a replica and its storage threads."""
 
@@ -159,3 +159,37 @@ class Message:
     snapshot: Snapshot | None = None
     context: bytes = b""
     responses: list[Message] = field(default_factory=list)
+
+    # Some twenty messages are made for each round of replication. What a dataclass generates, with its factories, takes
+    # twice as long as this.
+    def __init__(
+        self,
+        type: MessageType,  # noqa: A002
+        to: int = NONE,
+        sender: int = NONE,
+        term: int = 0,
+        log_term: int = 0,
+        index: int = 0,
+        commit: int = 0,
+        vote: int = NONE,
+        reject: bool = False,
+        reject_hint: int = 0,
+        entries: list[Entry] | None = None,
+        snapshot: Snapshot | None = None,
+        context: bytes = b"",
+        responses: list[Message] | None = None,
+    ) -> None:
+        self.type = type
+        self.to = to
+        self.sender = sender
+        self.term = term
+        self.log_term = log_term
+        self.index = index
+        self.commit = commit
+        self.vote = vote
+        self.reject = reject
+        self.reject_hint = reject_hint
+        self.entries = [] if entries is None else entries
+        self.snapshot = snapshot
+        self.context = context
+        self.responses = [] if responses is None else responses

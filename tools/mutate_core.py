@@ -247,7 +247,7 @@ MUTATIONS = (
     Mutation(
         "a changed vote must be synced",
         "node",
-        "must_sync = must_sync or raft.term != last.term or raft.vote != last.vote",
+        "must_sync = must_sync or raft.term != hard.term or raft.vote != hard.vote",
         "pass",
     ),
     Mutation("a leader of the past is told so", "core", "if raft.check_quorum or raft.pre_vote:", "if False:"),

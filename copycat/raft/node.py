@@ -151,12 +151,17 @@ class RawNode:
             return True
         log = raft.log
         unstable = log.unstable
+        hard, soft = self._hard_state, self._soft_state
+        # Asked after every step, and mostly in vain: written out, since calls would cost more than what they look at.
         return (
-            unstable.has_new_entries()
+            log.committed != hard.commit
+            or unstable.in_progress_to - unstable.offset < len(unstable.entries)
+            or raft.lead != soft.lead
+            or raft.role != soft.role
+            or raft.term != hard.term
+            or raft.vote != hard.vote
             or (log.applying < log.committed and log.has_next_committed(self._apply_unstable))
             or (unstable.snapshot is not None and not unstable.snapshot_in_progress)
-            or self._soft_state_changed()
-            or self._hard_state_changed()
         )
 
     def ready(self) -> Ready:
@@ -165,17 +170,17 @@ class RawNode:
         log = raft.log
         unstable = log.unstable
         after_append = raft.messages_after_append
-        entries = unstable.new_entries()
+        entries = unstable.entries[unstable.in_progress_to - unstable.offset :]
         snapshot = unstable.new_snapshot() if unstable.snapshot is not None else None
         committed = log.take_committed(self._apply_unstable) if log.applying < log.committed else []
         must_sync = bool(entries)
         soft_state = hard_state = None
-        if self._soft_state_changed():
-            soft_state = self._soft_state = raft.soft_state()
-        if self._hard_state_changed():
-            last = self._hard_state
-            must_sync = must_sync or raft.term != last.term or raft.vote != last.vote
-            hard_state = self._hard_state = raft.hard_state()
+        soft, hard = self._soft_state, self._hard_state
+        if raft.lead != soft.lead or raft.role != soft.role:
+            soft_state = self._soft_state = SoftState(raft.lead, raft.role)
+        if log.committed != hard.commit or raft.term != hard.term or raft.vote != hard.vote:
+            must_sync = must_sync or raft.term != hard.term or raft.vote != hard.vote
+            hard_state = self._hard_state = HardState(raft.term, raft.vote, log.committed)
         ready = Ready(soft_state, hard_state, raft.read_states, entries, snapshot, committed, raft.messages, must_sync)
         if self._apply_unstable:
             self._plan_advance(ready, after_append)
@@ -204,30 +209,19 @@ class RawNode:
         """Asynchronous: the work travels as messages, which carry what may be said once it is done."""
         hard_state = ready.hard_state
         if ready.entries or hard_state is not None or ready.snapshot is not None or after_append:
-            work = Message(
-                _STORAGE_APPEND,
-                to=LOCAL_APPEND_THREAD,
-                sender=self.raft.id,
-                entries=ready.entries,
-                snapshot=ready.snapshot,
-                responses=after_append,
+            term, vote, commit = (
+                (0, 0, 0) if hard_state is None else (hard_state.term, hard_state.vote, hard_state.commit)
             )
-            if hard_state is not None:
-                work.term, work.vote, work.commit = hard_state.term, hard_state.vote, hard_state.commit
+            work = Message(_STORAGE_APPEND, LOCAL_APPEND_THREAD, self.raft.id, term, 0, 0, commit, vote)
+            work.entries, work.snapshot, work.responses = ready.entries, ready.snapshot, after_append
             # Even if this write adds no entries: an acknowledgement of an earlier term is ignored, this one is not.
             if self.raft.log.unstable.entries or ready.snapshot is not None:
                 work.responses.append(self._append_acknowledgement(ready))
             ready.messages.append(work)
         if ready.committed_entries:
-            ready.messages.append(
-                Message(
-                    _STORAGE_APPLY,
-                    to=LOCAL_APPLY_THREAD,
-                    sender=self.raft.id,
-                    entries=ready.committed_entries,
-                    responses=[self._apply_acknowledgement(ready)],
-                )
-            )
+            work = Message(_STORAGE_APPLY, LOCAL_APPLY_THREAD, self.raft.id, entries=ready.committed_entries)
+            work.responses.append(self._apply_acknowledgement(ready))
+            ready.messages.append(work)
 
     def _append_acknowledgement(self, ready: Ready) -> Message:
         """Says that the log up to its present end is durable, as of this term."""
@@ -241,12 +235,7 @@ class RawNode:
         )
 
     def _apply_acknowledgement(self, ready: Ready) -> Message:
-        return Message(
-            _STORAGE_APPLY_RESP,
-            to=self.raft.id,
-            sender=LOCAL_APPLY_THREAD,
-            entries=ready.committed_entries,
-        )
+        return Message(_STORAGE_APPLY_RESP, self.raft.id, LOCAL_APPLY_THREAD, entries=ready.committed_entries)
 
     def advance(self) -> None:
         """Synchronous mode only: everything in the last ``Ready`` is done."""
@@ -256,14 +245,6 @@ class RawNode:
             raft = self.raft
             for message in steps:
                 core.step(raft, message)
-
-    def _soft_state_changed(self) -> bool:
-        raft, last = self.raft, self._soft_state
-        return raft.lead != last.lead or raft.role != last.role
-
-    def _hard_state_changed(self) -> bool:
-        raft, last = self.raft, self._hard_state
-        return raft.log.committed != last.commit or raft.term != last.term or raft.vote != last.vote
 
     # --- what is known ---
 
