@@ -23,7 +23,7 @@ from copycat.exchange import DirectoryExchange
 from copycat.gossip.joining import JoinState
 from copycat.gossip.profile import PROFILES
 from copycat.gossip.records import EventKind, MemberEvent, MemberRecord, MemberState
-from copycat.gossip.swim import Swim
+from copycat.gossip.swim import Outputs, Swim
 from copycat.hostset import INTERACTIVE, LEARNER, VOTER
 from copycat.placement import Candidate, settle_weight, weight_from_capacity
 from copycat.ports import PUBLIC_KEY_BYTES, Address
@@ -138,7 +138,19 @@ class Cluster:
         engine = self._engine
         if engine.now >= self.swim.next_deadline():
             self.swim.tick(engine.now)
-        outputs = self.swim.take_outputs()
+        if self.swim.has_outputs:
+            self._carry_out(self.swim.take_outputs())
+        self.exchange.turn()
+        if engine.now >= self._weigh_at:
+            self._weigh()
+        if self._joining and self.swim.join_state is not JoinState.SEEKING:
+            for joined in self._joining:
+                if not joined.done():
+                    joined.set_result(None)
+            self._joining.clear()
+
+    def _carry_out(self, outputs: Outputs) -> None:
+        engine = self._engine
         if self._start_is_durable:
             self._send_datagrams(outputs.datagrams)
         else:
@@ -149,14 +161,6 @@ class Cluster:
             for page in self.swim.push_pull_request(engine.now, node_id):
                 engine.send(node_id, PushPull(page))
             self.exchange.compare_with(node_id)
-        self.exchange.turn()
-        if engine.now >= self._weigh_at:
-            self._weigh()
-        if self._joining and self.swim.join_state is not JoinState.SEEKING:
-            for joined in self._joining:
-                if not joined.done():
-                    joined.set_result(None)
-            self._joining.clear()
 
     def next_deadline(self) -> float:
         return min(self.swim.next_deadline(), self.exchange.next_deadline())

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from copycat import codec
 from copycat.directory import SETS_MAX, Directory
 from copycat.errors import CodecError
-from copycat.gossip.overlay import Overlay, OverlayProfile
+from copycat.gossip.overlay import Overlay, OverlayOutputs, OverlayProfile
 from copycat.gossip.records import MemberRecord
 from copycat.hostset import CHANGES_PER_MESSAGE_MAX, Delta, Digest, Page, Want
 from copycat.ports import Address
@@ -106,7 +106,15 @@ class DirectoryExchange:
             overlay.tick(engine.now)
         if self._counted and self._directory.pending():
             self._publish_changes()
-        outputs = overlay.take_outputs()
+        if overlay.has_outputs:
+            self._carry_out(overlay.take_outputs())
+        if engine.now >= self._compare_at:
+            self._compare_at = engine.now + COMPARE_EVERY_S * engine.rng.uniform(0.5, 1.5)
+            if self._living:
+                self.compare_with(engine.rng.choice(self._living))
+
+    def _carry_out(self, outputs: OverlayOutputs) -> None:
+        engine = self._engine
         for node_id in outputs.unsubscribe:
             engine.transport.unsubscribe(node_id)
         for node_id in outputs.subscribe:
@@ -122,10 +130,6 @@ class DirectoryExchange:
                 log.debug("dropped an item of node %s: %s", item.origin, error)
         for gap in outputs.gaps:
             self._ask_somebody(gap.origin, self._directory.want(gap.origin))
-        if engine.now >= self._compare_at:
-            self._compare_at = engine.now + COMPARE_EVERY_S * engine.rng.uniform(0.5, 1.5)
-            if self._living:
-                self.compare_with(engine.rng.choice(self._living))
 
     def next_deadline(self) -> float:
         return self._overlay.next_deadline()

@@ -102,6 +102,10 @@ class Membership:
             return [pack_departure(UpdateKind.LEFT, node_id, record.incarnation)]
         return [pack_accusation(UpdateKind(record.state), node_id, record.incarnation, self.me.node_id)]
 
+    @property
+    def has_events(self) -> bool:
+        return self._remember_due or bool(self._events)
+
     def take_events(self) -> list[MemberEvent]:
         """What happened since the last call; at most one REMEMBER among it, the last."""
         if self._remember_due:

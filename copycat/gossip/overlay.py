@@ -264,6 +264,14 @@ class Overlay:
         self._now = max(self._now, now)
         self._timers.run_due(self._now)
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether there is anything to take; most often there is not."""
+        outputs = self._outputs
+        return bool(
+            self._links_due or outputs.publish or outputs.items or outputs.gaps or self._links != self._subscribed
+        )
+
     def take_outputs(self) -> OverlayOutputs:
         """All that is to be done since the last call."""
         if self._links_due:

@@ -175,6 +175,11 @@ class Swim:
         """When :meth:`tick` is needed next, in the caller's clock; infinity if never."""
         return self._time.to_caller(self._timers.next_at())
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether there is anything to take; most often there is not."""
+        return bool(self._datagrams.outgoing or self._push_pulls or self.membership.has_events)
+
     def take_outputs(self) -> Outputs:
         """All that is to be done since the last call."""
         outputs = Outputs(self._datagrams.outgoing, self._push_pulls, self.membership.take_events())
