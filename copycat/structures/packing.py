@@ -15,6 +15,7 @@ from copycat.errors import InvalidValue, Refused, UnknownOperation
 
 FORMAT = 1
 _KEYS = frozenset([type(None), bool, int, float, str, bytes])
+_FIELDS = [bytes, int, int, str, int, list]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,9 @@ def unpack_operation(data: bytes) -> Packed:
         form, *rest = unpack(data)
         if form != FORMAT:
             raise ValueError(f"format {form!r}")
-        client, number, acknowledged, name, version, arguments = rest
-        if not isinstance(arguments, list) or not isinstance(number, int) or not isinstance(acknowledged, int):
+        if [type(field) for field in rest] != _FIELDS:
             raise ValueError("fields of other types")
-        return Packed(client, number, acknowledged, name, version, arguments)
+        return Packed(*rest)
     except (ValueError, TypeError) as error:
         raise UnknownOperation(
             f"the log of this data structure holds what is no operation of format {FORMAT} ({error}): it was written by a "
