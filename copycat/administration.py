@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 GROUPS_PER_PAGE_MAX = 200
 TIMEOUT_S_MAX = 3600.0
+SEEING = frozenset(["status", "members", "groups", "group", "events"])
+"""Requests that change nothing."""
 
 
 class Administration:
@@ -40,6 +42,7 @@ class Administration:
             "members": self._members,
             "groups": self._groups,
             "group": self._group,
+            "events": self._events,
             "transfer_leader": self._transfer_leader,
             "replicas": self._replicas,
             "forget": self._forget,
@@ -148,6 +151,24 @@ class Administration:
             hosts = ", ".join(self._engine.cluster.hosts_of(group_id)) or "none that is known"
             raise UsageError(f"this node does not host the group; its hosts are: {hosts}")
         answer.set_result(group_form(self._engine.stewardship.status_of(group)))
+
+    def _events(self, arguments: Arguments, answer: Future[Any]) -> None:
+        """What happened behind number ``after``, the oldest first, and the number to go on from."""
+        after = arguments.number("after", 0)
+        arguments.check_all_known()
+        happenings, now = self._engine.happenings, self._engine.now
+        events = [
+            {
+                "number": one.number,
+                "age_s": round(max(0.0, now - one.at), 3),
+                "kind": one.kind,
+                "node_id": one.node_id or None,
+                "group": str(DataStructureId(one.group)) if one.group else None,
+                "term": one.term if one.group else None,
+            }
+            for one in happenings.since(after)
+        ]
+        answer.set_result({"events": events, "last": happenings.last})
 
     # --- doing; on the engine's thread ---
 

@@ -369,6 +369,7 @@ class Cluster:
         elif kind is EventKind.REAPED:
             self.exchange.forget(record.node_id)
         engine.departures.happened(event)
+        engine.happenings.member(engine.now, kind.value, record.node_id)
         log.info("member %s", kind.value, extra={"node_id": record.node_id})
 
     def _known(self) -> list[str]:

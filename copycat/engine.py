@@ -37,6 +37,7 @@ from copycat.errors import (
 )
 from copycat.founding import Founding
 from copycat.group import Group
+from copycat.happenings import Happenings
 from copycat.hosting import Hosting
 from copycat.locating import Locating
 from copycat.messages import Message, MessageType
@@ -115,6 +116,7 @@ class Engine:
         self.failed: NodeFailure | None = None
         self.counters = Counters()
         self.tally = Tally()
+        self.happenings = Happenings()
         self.registry = codec.Registry()
         self.handlers: dict[type[Any], Callable[[str, Any], None]] = {}
         self.outbox = Outbox(
@@ -392,6 +394,7 @@ class Engine:
         if group.leader:
             self.tally.leader_changes += 1
             self.tally.elections_won += group.leads
+            self.happenings.leader(self.now, group.node_of(group.leader) or "", group.id, group.term)
         self.stewardship.changed_role(group)
         self.consumers.changed_role(group)
 

@@ -267,7 +267,7 @@ def serve(
         from prometheus_client.exposition import CONTENT_TYPE_LATEST
     except ImportError as error:
         raise UsageError(f"metrics need prometheus-client ({error}): pip install 'copycat[metrics]'") from error
-    from copycat.endpoint import Endpoint, Page
+    from copycat.endpoint import Endpoint, Page, pages
 
     registry = CollectorRegistry()
     registry.register(Collector(node, groups_max, timeout))
@@ -280,5 +280,6 @@ def serve(
     return Endpoint(
         host,
         port,
-        {"/metrics": lambda: Page(generate_latest(registry), CONTENT_TYPE_LATEST), "/health": health},
+        pages({"/metrics": lambda: Page(generate_latest(registry), CONTENT_TYPE_LATEST), "/health": health}),
+        "copycat-metrics",
     )

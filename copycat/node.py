@@ -17,7 +17,7 @@ from typing import Any
 from ulid import ULID
 
 from copycat.admin import AdminServer
-from copycat.administration import Administration
+from copycat.administration import SEEING, Administration
 from copycat.channels.commit import SnapshotProvider
 from copycat.channels.waiting import deadline_after, on_own_thread, remaining
 from copycat.cluster import measure_weight
@@ -95,6 +95,7 @@ class CopyCat:
             raise
         self._runtime = Runtime(self._engine, transport, storage)
         self._runtime.start()
+        self._administration = Administration(self._engine, self._begin_to_leave)
         self._admin = self._open_admin()
         self._leaver: threading.Thread | None = None
         _running.add(self)
@@ -109,9 +110,8 @@ class CopyCat:
         data_dir = Path(self.config.data_dir)
         if not self.config.admin_socket or not data_dir.is_dir():  # a storage may keep nothing on disk
             return None
-        administration = Administration(self._engine, self._begin_to_leave)
-        server = AdminServer(data_dir, administration.handle)
-        administration.rejected = lambda: server.rejected
+        server = AdminServer(data_dir, self._administration.handle)
+        self._administration.rejected = lambda: server.rejected
         try:
             server.start()
         except (OSError, UsageError) as error:
@@ -189,6 +189,17 @@ class CopyCat:
         answer: Future[list[Sample]] = Future()
         self._ask(answer, lambda: answer.set_result(measure(self._engine, groups_max)))
         return wait_for(answer, timeout, "measuring the node")
+
+    def look(self, what: str, timeout: float = ANSWER_TIMEOUT_S, **arguments: Any) -> Any:
+        """What the admin socket tells without changing anything, as plain values in the form of docs/commands.md.
+
+        ``what`` is ``status``, ``members``, ``groups`` (a page: ``after``, ``limit``), ``group`` (``id``) or ``events``
+        (``after`` a number). Raises :class:`~copycat.errors.UsageError`, :class:`~copycat.errors.Timeout` after ``timeout``
+        seconds, and :class:`~copycat.errors.Closed` after the end.
+        """
+        if what not in SEEING:
+            raise UsageError(f"what can be looked at is {', '.join(sorted(SEEING))}, not {what!r:.80}")
+        return wait_for(self._administration.handle(what, arguments), timeout, f"looking at the {what}")
 
     # --- data structures ---
 

@@ -41,7 +41,7 @@ FLOORS = (
     ("errors",),
     (
         *("messages", "ids", "ports", "config", "registry", "codec", "protocol", "records", "keys", "status"),
-        *("metrics", "endpoint"),
+        *("metrics", "endpoint", "happenings"),
     ),
     ("security",),
     ("raft", "gossip"),
@@ -59,7 +59,7 @@ FLOORS = (
     ("engine", "measuring"),
     ("admin", "adminwire", "administration"),
     ("runtime", "node", ""),
-    ("structures", "aio"),
+    ("structures", "aio", "web"),
     ("testing", "examples", "cli"),
 )
 PLUGS = ("transports", "storage")
@@ -301,7 +301,7 @@ def says_what_is_public(module: Module) -> bool:
     )
 
 
-PUBLIC_ROOMS = ("", "aio", "errors", "metrics", "structures", "testing")
+PUBLIC_ROOMS = ("", "aio", "errors", "metrics", "structures", "testing", "web")
 every_public_module = pytest.mark.parametrize(
     "name", [name for name, module in MODULES.items() if module.room in PUBLIC_ROOMS and says_what_is_public(module)]
 )
