@@ -20,5 +20,5 @@ setup(
         "copycat.storage": "storage",
         "copycat.examples": "examples",
     },
-    package_data={"copycat": ["py.typed"]},
+    package_data={"copycat": ["py.typed"], "copycat.web": ["static/*"]},
 )

@@ -184,6 +184,7 @@ class _Head:
 def _handler(answer: Answer, headers: Headers) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_S
+        default_request_version = "HTTP/1.0"  # 0.9 has no headers, and would not be told what keeps it safe
 
         def setup(self) -> None:
             super().setup()
@@ -205,12 +206,12 @@ def _handler(answer: Answer, headers: Headers) -> type[BaseHTTPRequestHandler]:
                 page = Page(b"the page could not be made; the log of the node says why\n", status=500)
             self._send(page)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def _refuse(self) -> None:
             self._send(Page(b"this can only be looked at\n", status=405, headers=(("Allow", "GET, HEAD"),)))
 
-        do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse  # noqa: N815
 
         def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
             """What could not be understood; nothing of it is repeated."""

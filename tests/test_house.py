@@ -414,7 +414,9 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: zipfile.ZipFile) -
         for name, module in MODULES.items()
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert shipped == expected | {"copycat/py.typed"}
+    static = {f"copycat/web/static/{path.name}" for path in (ROOT / "copycat" / "web" / "static").iterdir()}
+    assert "copycat/web/static/index.html" in static
+    assert shipped == expected | {"copycat/py.typed"} | static
 
 
 def test_the_wheel_carries_the_license(wheel: zipfile.ZipFile) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 import copycat
-from copycat import metrics
+from copycat import metrics, web
 from copycat.cli.logs import LEVELS, logging_to_stderr
 from copycat.cli.options import config_from, config_options
 
@@ -29,8 +29,28 @@ HEALTH_CHECK_S = 1.0
     "--metrics-port", type=int, help="Serve /metrics (Prometheus) and /health on this port.  [default: don't]"
 )
 @click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where to serve them.")
+@click.option("--web-port", type=int, help="Serve a page about the node on this port.  [default: don't]")
+@click.option("--web-host", default="127.0.0.1", show_default=True, help="Where to serve it.")
+@click.option("--web-beyond-loopback", is_flag=True, help="Serve it where other machines can reach it, unencrypted.")
+@click.option("--web-name", "web_names", multiple=True, help="A host name under which browsers ask for it; repeatable.")
+@click.option(
+    "--web-token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What a browser has to know; made if it isn't there.  [default: view.token in the data directory]",
+)
 @config_options
-def node(config_file: Path | None, log_level: str, metrics_port: int | None, metrics_host: str, **given: Any) -> None:
+def node(
+    config_file: Path | None,
+    log_level: str,
+    metrics_port: int | None,
+    metrics_host: str,
+    web_port: int | None,
+    web_host: str,
+    web_beyond_loopback: bool,
+    web_names: tuple[str, ...],
+    web_token_file: Path | None,
+    **given: Any,
+) -> None:
     """Run a node that lends its disk to the data structures of others.
 
     It hosts detached replicas: they store and vote, and run no code of any consumer. Once it is ready it prints one line with
@@ -46,6 +66,10 @@ def node(config_file: Path | None, log_level: str, metrics_port: int | None, met
         if metrics_port is not None:
             endpoint = running.enter_context(metrics.serve(cat, metrics_port, metrics_host))
             ready += f" metrics=http://{metrics_host}:{endpoint.port}/metrics"
+        if web_port is not None:
+            view = web.serve(cat, web_port, web_host, web_token_file, web_beyond_loopback, web_names)
+            running.enter_context(view)
+            ready += f" web={view.url}"  # without the token: the line may end up in a log
         click.echo(ready)
         while not stopped.wait(HEALTH_CHECK_S):
             if cat.left:
