@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Draws docs/diagrams/*.dot with Graphviz's ``dot``, and says which pictures are older than their text (--check, without ``dot``).
+"""Draws docs/diagrams/*.dot with Graphviz's ``dot``, and says which were made from another text (--check does only that).
 
-A picture begins with a hash of the text that it was made from, so whether it is stale does not depend on which version of ``dot`` is
-installed.
+A picture begins with a hash of the text that it was made from. So whether it is stale can be told without ``dot``, and does not
+depend on its version.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -79,6 +80,18 @@ def test_a_node_serves_its_metrics_and_its_health_when_it_is_told_a_port(tmp_pat
             assert answer.read() == b"well\n"
         process.terminate()
         assert process.wait(WAIT_S) == 0
+
+
+def test_a_node_shows_itself_to_who_has_its_token_when_it_is_told_a_port(tmp_path: Path) -> None:
+    with node(tmp_path, "--web-port", "0", "--web-token-file", str(tmp_path / "token")) as (process, said):
+        token = (tmp_path / "token").read_text().strip()
+        asked = Request(said["web"] + "api/v1/status", headers={"Authorization": f"Bearer {token}"})
+        with urlopen(asked, timeout=WAIT_S) as answer:
+            assert json.load(answer)["status"]["node_id"] == said["node_id"]
+        process.terminate()
+        output, errors = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0
+        assert token not in output + errors + str(said)
 
 
 def test_a_node_keeps_its_id_over_a_restart(tmp_path: Path) -> None:
