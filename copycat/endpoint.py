@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from types import TracebackType
@@ -54,7 +55,7 @@ class Request:
 
     path: str
     query: str
-    headers: Mapping[str, str]
+    headers: Message
 
 
 Answer = Callable[[Request], Page]

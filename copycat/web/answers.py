@@ -23,6 +23,7 @@ from copycat.web.looks import (
     Kept,
     Looked,
     all_groups,
+    nodes_of,
     page_of_groups,
     page_of_members,
 )
@@ -143,7 +144,8 @@ class Answers:
         search, offset, limit = query.page()
         show, sort = query.text("show") or "all", query.text("sort") or "trouble"
         query.check_all_known()
-        return page_of_groups(self._groups.get(), search, show, sort, offset, limit)
+        page = page_of_groups(self._groups.get(), search, show, sort, offset, limit)
+        return {**page, "nodes": nodes_of(page["groups"], self._members.get())}
 
     def _get_history(self, query: Query) -> dict[str, Any]:
         after = query.number("after", 0)

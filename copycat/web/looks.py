@@ -127,6 +127,15 @@ def _has(group: Form, wanted: str) -> bool:
     return wanted in group["id"] or any(wanted in peer["node_id"].upper() for peer in peers)
 
 
+def nodes_of(groups: Sequence[Form], members: Sequence[Form]) -> Form:
+    """Address and state of each node that these groups name, by its id, as far as it is known."""
+    named = {peer["node_id"] for group in groups for peer in (*group["voters"], *group["learners"])}
+    named |= {group["leader"] for group in groups}
+    return {
+        one["node_id"]: {"address": one["address"], "state": one["state"]} for one in members if one["node_id"] in named
+    }
+
+
 def page_of_members(members: Sequence[Form], search: str, offset: int, limit: int) -> Form:
     """Members by data centre, rack and id, of those that have ``search`` in what they are called."""
     wanted = search.upper()

@@ -227,6 +227,11 @@ def test_members_and_groups_are_told(cluster: NodeCluster, view: web.View) -> No
     wait_until(lambda: ask(view, "groups")["total"] == 1, "the group is shown")
     (group,) = ask(view, "groups")["groups"]
     assert {peer["node_id"] for peer in group["voters"]} == {node.node_id for node in cluster.nodes}
+    nodes = ask(view, "groups")["nodes"]
+    assert {id: known["address"] for id, known in nodes.items()} == {
+        node.node_id: node.address for node in cluster.nodes
+    }
+    assert {known["state"] for known in nodes.values()} == {"alive"}
     members = ask(view, "members")
     assert [one["data_center"] for one in members["members"]] == ["ams", "fra", "fra"]
     assert (members["matched"], members["total"]) == (3, 3)

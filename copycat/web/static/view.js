@@ -71,6 +71,11 @@ function ago(value) {
   return value < 129600 ? `${(value / 3600).toFixed(0)} h ago` : `${(value / 86400).toFixed(0)} d ago`;
 }
 
+function meet(id, member) {
+  addresses.set(id, member.address);
+  states.set(id, member.state);
+}
+
 const isAway = (id) => ["dead", "left"].includes(states.get(id));
 const nodeName = (id) => addresses.get(id) ?? id;
 
@@ -230,12 +235,7 @@ function memberBadge(member) {
 
 function showMembers(data) {
   listings.members.pager(data.matched, data.total);
-  if (data.matched === data.total || addresses.size === 0) { // names for ids; a search must not make them fewer
-    for (const member of data.members) {
-      addresses.set(member.node_id, member.address);
-      states.set(member.node_id, member.state);
-    }
-  }
+  for (const member of data.members) meet(member.node_id, member);
   const table = byId("members");
   if (!changed(table, data)) return;
   table.querySelectorAll("tbody").forEach((body) => body.remove());
@@ -282,8 +282,9 @@ function peers(group) {
 
 function showGroups(data) {
   listings.groups.pager(data.matched, data.total);
+  for (const [id, member] of Object.entries(data.nodes)) meet(id, member);
   const table = byId("groups");
-  if (!changed(table, [data, [...states]])) return;
+  if (!changed(table, data)) return;
   table.tBodies[0].remove();
   if (!data.groups.length) {
     table.append(nothing(7, data.total ? "No group is like that." : "There is no group on this node."));
