@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import copycat
+from copycat import web
 
 
 def main() -> None:
@@ -17,6 +18,8 @@ def main() -> None:
             subscription = cat.subscribe_to_data_structure(allocation.id, lambda: b"", timeout=30)
             subscription.propose.send(b"hello")
             assert subscription.commits.receive(timeout=30) == b"hello"
+            with web.serve(cat, 0) as view:  # the page's files came along
+                assert view.token_file is not None
             print(f"storage {config.storage}, from {Path(copycat.__file__).parent}")
 
 

@@ -228,7 +228,7 @@ def test_members_and_groups_are_told(cluster: NodeCluster, view: web.View) -> No
     (group,) = ask(view, "groups")["groups"]
     assert {peer["node_id"] for peer in group["voters"]} == {node.node_id for node in cluster.nodes}
     nodes = ask(view, "groups")["nodes"]
-    assert {id: known["address"] for id, known in nodes.items()} == {
+    assert {name: known["address"] for name, known in nodes.items()} == {
         node.node_id: node.address for node in cluster.nodes
     }
     assert {known["state"] for known in nodes.values()} == {"alive"}

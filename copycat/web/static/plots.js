@@ -1,7 +1,7 @@
 // Draws lines over time into SVG: no library, no colour of its own (view.css has them), every text by textContent.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 420, HEIGHT = 136, LEFT = 58, RIGHT = 8, TOP = 12, BOTTOM = 20;
+const HEIGHT = 136, LEFT = 58, RIGHT = 8, TOP = 12, BOTTOM = 20;
 const SPAN_S = 600, SPAN_S_MIN = 60;
 const LINES = ["first", "second", "third"];
 
@@ -23,6 +23,7 @@ function roundUp(value, unit) {
  * The axis ends at least or above; one that is 1024 or more is in bytes. A point without a value interrupts the line; format makes a text of a value.
  */
 export function draw(figure, title, points, series, format, now, least) {
+  const WIDTH = Math.max(260, figure.clientWidth - 26); // so that text has its size, whatever the screen's
   const span = Math.min(SPAN_S, Math.max(SPAN_S_MIN, ...points.map((point) => now - point.at)));
   const values = series.map((one) => points.map(one.value));
   const highest = Math.max(least, ...values.flat().filter((value) => value !== undefined));

@@ -353,5 +353,6 @@ byId("pause").addEventListener("click", (event) => {
   if (paused) clearTimeout(timer);
   else look();
 });
+window.addEventListener("resize", showPlots);
 document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) look(); });
 look();
