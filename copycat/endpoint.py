@@ -137,7 +137,11 @@ class _Server(ThreadingHTTPServer):
         if self._places.acquire(blocking=False):
             with self._lock:
                 self._began[request] = time.monotonic()
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except RuntimeError:  # no thread could be started
+                self._ended(request)
+                self.shutdown_request(request)
         else:
             self.shutdown_request(request)
 
@@ -145,9 +149,12 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._lock:
-                del self._began[request]
-            self._places.release()
+            self._ended(request)
+
+    def _ended(self, request: Any) -> None:
+        with self._lock:
+            del self._began[request]
+        self._places.release()
 
     def service_actions(self) -> None:
         """Now and then: end connections that last too long. Their threads see it, and clean up."""

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 import copycat
-from copycat import metrics, web
+from copycat import metrics
 from copycat.cli.logs import LEVELS, logging_to_stderr
 from copycat.cli.options import config_from, config_options
 
@@ -67,6 +67,8 @@ def node(
             endpoint = running.enter_context(metrics.serve(cat, metrics_port, metrics_host))
             ready += f" metrics=http://{metrics_host}:{endpoint.port}/metrics"
         if web_port is not None:
+            from copycat import web  # loads Python's HTTP server
+
             view = web.serve(cat, web_port, web_host, web_token_file, web_beyond_loopback, web_names)
             running.enter_context(view)
             ready += f" web={view.url}"  # without the token: the line may end up in a log

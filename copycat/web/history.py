@@ -55,6 +55,7 @@ class History:
         self._points: deque[Point] = deque(maxlen=POINTS_MAX)
         self._before: tuple[float, dict[str, float], dict[str, Spread]] | None = None
         self._number = 0
+        self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="copycat-view-history", daemon=True)
 
@@ -67,7 +68,8 @@ class History:
 
     def since(self, number: int) -> list[Point]:
         """Points behind ``number``, the oldest first."""
-        return [point for point in list(self._points) if point.number > number]
+        with self._lock:
+            return [point for point in self._points if point.number > number]
 
     def _run(self) -> None:
         wait = 0.0
@@ -103,8 +105,9 @@ class History:
         self._before = now, totals, spreads
 
     def _keep(self, now: float, rates: dict[str, float], latencies: dict[str, tuple[float, float]]) -> None:
-        self._number += 1
-        self._points.append(Point(self._number, now, rates, latencies))
+        with self._lock:
+            self._number += 1
+            self._points.append(Point(self._number, now, rates, latencies))
 
 
 def totals_of(samples: Sequence[Sample]) -> dict[str, float]:
