@@ -291,7 +291,8 @@ def test_events_tell_of_members_and_leaders(cluster: NodeCluster, view: web.View
 
 
 def test_history_tells_what_was_committed(cluster: NodeCluster, view: web.View) -> None:
-    copy = ListCopy(cluster.nodes[0], cluster.group(cluster.nodes[0], replicas=1))
+    (group,) = cluster.nodes[0].groups()
+    copy = ListCopy(cluster.nodes[0], group)
 
     def told() -> bool:
         points = ask(view, "history")["points"]
