@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Says what a built site would load from elsewhere: it must be readable where there is no network. Links that a reader clicks are fine."""
+"""Says what a built site would load from elsewhere: it must be readable where there is no network.
+
+Links that a reader clicks are fine.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 ELSEWHERE = re.compile(r"^(?:[a-z]+:)?//", re.IGNORECASE)
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href", "object": "data"}
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "link": "href",
+    "object": "data",
+}
 IN_STYLE = re.compile(r"""(?:url\(\s*['"]?|@import\s+['"])((?:[a-z]+:)?//[^'")\s]+)""", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""Lets the site show docstrings: roles such as ``:class:`~copycat.errors.Full``` become code, linked where the site has the name."""
+"""Lets the site show docstrings: roles such as ``:class:`~copycat.errors.Full``` become code, with a link if there is one."""
 
 from __future__ import annotations
 

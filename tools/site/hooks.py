@@ -1,7 +1,8 @@
 """What the site needs beside its pages: files of the project that pages link to, parts of the README, and colours for code.
 
-Pages are written to be read in the repository, so they link to ``../examples/hash_map.py`` and the like. The site has a copy of each
-such file under ``source/``. A line ``<!-- README.md: TITLE -->`` stands for that section of the README, so that nothing is said twice.
+Pages are written to be read in the repository, so they link to ``../examples/hash_map.py`` and the like. The site has a copy of
+each such file under ``source/``. A line ``<!-- README.md: TITLE -->`` stands for that section of the README, so that nothing is
+said twice.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    return relinked(f"docs/{page.file.src_uri}", with_parts(markdown)) if page.file.src_uri != "changelog.md" else markdown
+    return (
+        relinked(f"docs/{page.file.src_uri}", with_parts(markdown)) if page.file.src_uri != "changelog.md" else markdown
+    )
 
 
 def with_parts(text: str) -> str:
