@@ -93,6 +93,7 @@ def test_an_operation_returns_its_result_and_shows_on_every_copy(three):
             mine.withdraw(8)
         assert mine.withdraw(3) == 4
         assert yours.reasons() == ["gift", "pay", "withdrawal"]
+        mine.barrier()
         yours.barrier()
         assert yours.balance() == 4
         assert (mine.snapshot(), mine.position) == (yours.snapshot(), yours.position)
