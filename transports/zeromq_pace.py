@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-FRAMES_PER_S_MAX = 10_000
+FRAMES_PER_S_MAX = 20_000
 SHUT_OUT_S = 10.0
 
 
