@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 import pytest
@@ -24,8 +24,12 @@ PATIENCE_S = 120.0
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("copycat").setLevel(logging.CRITICAL)
+def _quiet() -> Iterator[None]:
+    library = logging.getLogger("copycat")
+    level = library.level
+    library.setLevel(logging.CRITICAL)
+    yield
+    library.setLevel(level)
 
 
 class Story:

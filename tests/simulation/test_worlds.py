@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -36,8 +37,12 @@ REGRESSIONS = {
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
-    logging.getLogger("copycat").setLevel(logging.CRITICAL)
+def _quiet() -> Iterator[None]:
+    library = logging.getLogger("copycat")
+    level = library.level
+    library.setLevel(logging.CRITICAL)
+    yield
+    library.setLevel(level)
 
 
 @pytest.mark.parametrize("seed", sorted(REGRESSIONS))

@@ -403,6 +403,7 @@ def test_what_other_machines_could_reach_has_to_be_asked_for(
         with pytest.raises(UsageError, match="beyond_loopback"):
             web.serve(cluster.nodes[0], 0, host)
     monkeypatch.setattr("copycat.web.view.is_loopback", lambda host: False)  # tests listen on loopback alone
+    caplog.set_level(logging.WARNING, logger="copycat")
     with web.serve(cluster.nodes[0], 0, beyond_loopback=True) as view:
         assert get(view, "/api/v1/status", Authorization=f"Bearer {view.token}").status == 200
     assert "is not encrypted" in caplog.text
