@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from copycat.errors import Closed, CopyCatError, UsageError
+from copycat.errors import Closed, CopyCatError, NodeFailure, UsageError
 from copycat.genesis import Standing
 from copycat.ids import DataStructureId
 from copycat.recovery import Order, Recovery, recoveries_in
@@ -48,6 +48,14 @@ class Administration:
             "forget": self._forget,
             "recover": self._recover,
             "gossip_keys": self._gossip_keys,
+            "backup_begin": self._backup_begin,
+            "backup_read": self._backup_read,
+            "backup_close": self._backup_close,
+            "restore_begin": self._restore_begin,
+            "restore_chunk": self._restore_chunk,
+            "restore_items": self._restore_items,
+            "restore_finish": self._restore_finish,
+            "restore_give_up": self._restore_give_up,
         }
 
     def handle(self, name: str, values: dict[str, Any]) -> Future[Any]:
@@ -68,6 +76,8 @@ class Administration:
             except CopyCatError as error:
                 if not answer.done():
                     answer.set_exception(error)
+                if isinstance(error, NodeFailure):
+                    raise  # what can't be read any more stops the node, whoever found it
 
         if not self._engine.post(asked):
             failed = self._engine.failed
@@ -217,6 +227,56 @@ class Administration:
             raise UsageError(f"{name!r:.80} is no step of a change of keys") from None
         self._engine.ring_changes.change(step, key, timeout, answer)
 
+    # --- backups; on the engine's thread ---
+
+    def _backup_begin(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id, local = arguments.group_id(), arguments.flag("local")
+        timeout = arguments.seconds("timeout", 10.0)
+        arguments.check_all_known()
+        self._engine.backups.begin(group_id, local, timeout, answer)
+
+    def _backup_read(self, arguments: Arguments, answer: Future[Any]) -> None:
+        reader = arguments.number("reader")
+        arguments.check_all_known()
+        answer.set_result(self._engine.backups.read(reader))
+
+    def _backup_close(self, arguments: Arguments, answer: Future[Any]) -> None:
+        reader = arguments.number("reader")
+        arguments.check_all_known()
+        self._engine.backups.close(reader)
+        answer.set_result({})
+
+    def _restore_begin(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id = arguments.group_id()
+        replicas, data_center_replicas = arguments.number("replicas"), arguments.number("data_center_replicas", 0)
+        position, snapshot_bytes = arguments.number("position", 0), arguments.number("snapshot_bytes", 0)
+        timeout = arguments.seconds("timeout", 10.0)
+        arguments.check_all_known()
+        size = snapshot_bytes if position else None
+        self._engine.restores.begin(group_id, replicas, data_center_replicas, position, size, timeout, answer)
+
+    def _restore_chunk(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id, data = arguments.group_id(), arguments.blob("data")
+        arguments.check_all_known()
+        self._engine.restores.take_chunk(group_id, data, answer)
+
+    def _restore_items(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id, items = arguments.group_id(), arguments.array("items")
+        arguments.check_all_known()
+        self._engine.restores.take_items(group_id, items, answer)
+
+    def _restore_finish(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id, position = arguments.group_id(), arguments.number("position")
+        timeout = arguments.seconds("timeout", 10.0)
+        arguments.check_all_known()
+        self._engine.restores.finish(group_id, position, timeout, answer)
+
+    def _restore_give_up(self, arguments: Arguments, answer: Future[Any]) -> None:
+        group_id = arguments.group_id()
+        arguments.check_all_known()
+        self._engine.restores.give_up(group_id)
+        answer.set_result({})
+
 
 class Arguments:
     """What came with a request: each is taken once, by its type. Raises :class:`~copycat.errors.UsageError`."""
@@ -242,6 +302,14 @@ class Arguments:
         value = self.number(name, default)
         if value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}")
+        return value
+
+    def blob(self, name: str) -> bytes:
+        value: bytes = self._take(name, (bytes,), None)
+        return value
+
+    def array(self, name: str) -> list[Any]:
+        value: list[Any] = self._take(name, (list,), None)
         return value
 
     def flag(self, name: str) -> bool:

@@ -21,8 +21,9 @@ from copycat.codec import pack, unpack
 from copycat.errors import CodecError, UsageError
 
 VERSION = 1
-REQUEST_BYTES_MAX = 64 * 1024
-ANSWER_BYTES_MAX = 16 * 1024 * 1024
+REQUEST_BYTES_MAX = 64 * 1024 * 1024
+"""A restore hands in what a backup has."""
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
 FOLDER = "admin"
 SOCKET = "socket"
 PATH_BYTES_MAX = 100

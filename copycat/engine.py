@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from copycat import codec, protocol
+from copycat.backups import Backups
 from copycat.cluster import Cluster
 from copycat.config import Config
 from copycat.consumers import Consumers
@@ -47,6 +48,7 @@ from copycat.outbox import Outbox
 from copycat.plausibility import check_message, check_numbers
 from copycat.ports import Address, Inbound, Lane, Storage, Transport, WriteBatch
 from copycat.recovery import Recoveries
+from copycat.restores import Restores
 from copycat.ringchange import RingChanges
 from copycat.stewardship import Stewardship
 from copycat.testimony import VOTE_REQUESTS, Testimony
@@ -138,6 +140,8 @@ class Engine:
         self.stewardship = Stewardship(self)
         self.errands = Errands(self)
         self.recoveries = Recoveries(self)
+        self.backups = Backups(self)
+        self.restores = Restores(self)
         self.locating = Locating(self)
         self.testimony = Testimony(self)
         self.ring_changes = RingChanges(self)
@@ -151,6 +155,7 @@ class Engine:
         self.now = now
         self._next_tick = now
         self.hosting.load()
+        self.restores.load()
         self.cluster.start()
         self.departures.start()
 
@@ -256,6 +261,8 @@ class Engine:
         self.departures.end(reason)
         self.errands.end(reason)
         self.recoveries.end(reason)
+        self.backups.end(reason)
+        self.restores.end(reason)
         self.locating.end(reason)
         self.ring_changes.end(reason)
         for group in self.hosting.groups.values():
@@ -274,6 +281,8 @@ class Engine:
         self.stewardship.tick()
         self.errands.tick()
         self.recoveries.tick()
+        self.backups.tick()
+        self.restores.tick()
         self.locating.tick()
         self.ring_changes.tick()
         self.chunks.tick()

@@ -192,6 +192,29 @@ class Founding:
                 )
         return not undecided
 
+    def found(self, genesis: Genesis, timeout_s: float) -> None:
+        """Let the group begin with just this genesis, unless it has another already; its voters are told which it is.
+
+        After ``timeout_s`` without a decision it is given up: then it may still have been made.
+        """
+        engine, roster = self._engine, self.acceptor.roster
+        creation = Creation(
+            engine.node_id,
+            genesis.group_id,
+            genesis,
+            roster.known,
+            roster.left,
+            engine.rng,
+            engine.now,
+            timeout_s,
+        )
+        self._settling[genesis.group_id] = creation
+        self._send_all(creation.tick(engine.now))
+
+    def founds(self, group_id: bytes) -> bool:
+        """Whether :meth:`found` is under way for the group."""
+        return group_id in self._settling
+
     def _end_settled(self) -> None:
         for group_id, creation in list(self._settling.items()):
             if creation.outcome is not None:

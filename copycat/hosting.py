@@ -19,6 +19,7 @@ from copycat.group import Group
 from copycat.ids import name_of
 from copycat.messages import LOCAL_APPLY_THREAD, NONE, ConfState, Message
 from copycat.plausibility import check_genesis, is_member
+from copycat.ports import WriteBatch
 from copycat.protocol import ReplicaAsk, ReplicaInvite, ReplicaRemoved
 from copycat.records import ReplicaRecord
 from copycat.replicastore import ReplicaStore
@@ -84,8 +85,12 @@ class Hosting:
         founders = first.voters
         conf_state = ConfState(voters=tuple(sorted(raft_id for raft_id, _ in founders)))
         record = ReplicaRecord(raft_id, genesis, conf_state)
+        if self._engine.restores.gave_way(group_id, genesis):
+            return None  # this, too, is to be cleared away first
         batch = self._engine.stage(True, _nothing)
-        store = ReplicaStore.create(self._engine.storage, group_id, record, batch, self.cache)
+        store = self._engine.restores.take(group_id, batch)
+        if store is None:
+            store = ReplicaStore.create(self._engine.storage, group_id, record, batch, self.cache)
         if ruin is not None:
             store.snapshots.succeed(ruin.snapshots)
             del self._ruins[group_id]
@@ -111,6 +116,18 @@ class Hosting:
         group.end()
         self._engine.cluster.hosts_no_more(group)
         log.info("replica removed", extra={"group": name_of(group.id), "raft_id": group.raft_id})
+
+    def clear_away(self, store: ReplicaStore) -> WriteBatch:
+        """Destroy a replica that never became one, or not yet; the batch is the one in which it ends."""
+        batch = self._engine.stage(True, lambda: store.complete(pending))
+        pending = store.stage_destroy(batch)
+        self._ruins[store.group_id] = store
+        self.buried[store.group_id] = (*self.buried.get(store.group_id, ()), store.record.raft_id)
+        return batch
+
+    def is_clearing(self, group_id: bytes) -> bool:
+        """Whether what an earlier replica left is still being deleted."""
+        return group_id in self._ruins
 
     def quarantine(self, group: Group, error: Exception) -> None:
         """Stop one replica, and leave what it has on disk: either this disk lost writes, or a member of the group lies.

@@ -95,6 +95,20 @@ class ReplicaStore:
         Where there was one before, its tombstone is replaced and its raft id is remembered. Raises ValueError if the group
         has a replica here, or if the raft id was used before.
         """
+        store = cls.prepare(storage, group_id, record, cache)
+        store.stage_record(batch)
+        store.snapshots.stage_empty(batch)
+        store._put_state(batch)
+        return store
+
+    @classmethod
+    def prepare(
+        cls, storage: Storage, group_id: bytes, record: ReplicaRecord, cache: CacheBudget | None = None
+    ) -> ReplicaStore:
+        """The store of a replica that is none until :meth:`stage_record`, and may be given its content before.
+
+        Raises ValueError as :meth:`create`.
+        """
         keys_ = ReplicaKeys(group_id)
         value = storage.get(keys_.replica)
         if value is not None:
@@ -107,22 +121,34 @@ class ReplicaStore:
             record = replace(record, retired=retired)
         store = cls(storage, group_id, record, cache)
         store._find_waste()
-        store.snapshots.load()
-        batch.put(keys_.replica, seal_record(keys_.replica, record))
-        store._put_state(batch)
+        store.snapshots.load_empty()
         return store
 
+    def stage_record(self, batch: WriteBatch) -> None:
+        """Stage that this replica exists."""
+        batch.put(self._keys.replica, seal_record(self._keys.replica, self.record))
+
     @classmethod
-    def load(cls, storage: Storage, group_id: bytes, cache: CacheBudget | None = None) -> ReplicaStore:
+    def load(
+        cls,
+        storage: Storage,
+        group_id: bytes,
+        cache: CacheBudget | None = None,
+        prepared: ReplicaRecord | None = None,
+    ) -> ReplicaStore:
         """Read what a restart left; every entry is checked. With ``destroyed`` set only its waste is left.
 
+        ``prepared`` is the record of a replica that has its content, and is none yet: see :meth:`prepare`.
         Raises :class:`~copycat.errors.StorageCorrupt` for a damaged or missing record, with its key.
         """
-        key = keys.replica_key(group_id)
-        value = storage.get(key)
-        if value is None:
-            raise missing(key, "the record of a replica")
-        store = cls(storage, group_id, unseal_record(key, value, ReplicaRecord), cache)
+        record = prepared
+        if record is None:
+            key = keys.replica_key(group_id)
+            value = storage.get(key)
+            if value is None:
+                raise missing(key, "the record of a replica")
+            record = unseal_record(key, value, ReplicaRecord)
+        store = cls(storage, group_id, record, cache)
         if store.destroyed:
             store._completions.end()
         else:
@@ -145,6 +171,10 @@ class ReplicaStore:
 
     def last_index(self) -> int:
         return self._index.last_index
+
+    def staged_last_index(self) -> int:
+        """The last entry once all that was staged is durable."""
+        return self._staged.last_index
 
     def term(self, index: int) -> int:
         return self._index.term(index)

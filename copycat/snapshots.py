@@ -59,6 +59,8 @@ class SnapshotDesk:
         self._seen = self._store.snapshots.current
         self.since = group.host.now
         """When the current snapshot was first seen, to a tick; after a restart, that."""
+        self.readers: list[Sequencer] = []
+        """How far backups have come that read this replica."""
         self.ended = False
 
     # --- making one ---
@@ -430,6 +432,7 @@ class SnapshotDesk:
         """Indices behind which somebody still wants the log: followers, transfers, consumers."""
         needed = [index for index, _ in self._sending.values()]
         needed += [feed.sequencer.index for feed in self._group.feeds]
+        needed += [reader.index for reader in self.readers if reader.index]
         needed += self._group.follower_matches()
         return needed
 

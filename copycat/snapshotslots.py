@@ -79,6 +79,16 @@ class SnapshotSlots:
             low = generation + 1
         self._next_generation = max((0, *known, *self._written)) + 1
 
+    def load_empty(self) -> None:
+        """Of a replica that has no snapshot: whatever lies here is waste, left by an earlier one or by what never became one."""
+        self._find_waste(0, keys.GENERATION_MAX + 1)
+        self._next_generation = max((0, *self._written)) + 1
+
+    def stage_empty(self, batch: WriteBatch) -> None:
+        """Stage that there is no snapshot, whatever what never became a replica has written."""
+        batch.delete(self._keys.snapshot)
+        batch.delete(self._keys.receive)
+
     def _find_waste(self, low: int, high: int) -> None:
         start = self._keys.chunk(low, 0)
         while True:

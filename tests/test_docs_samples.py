@@ -61,7 +61,7 @@ def test_every_block_of_python_is_found() -> None:
         assert len(blocks_of(page)) == len(re.findall(r"^\s*```python", text, flags=re.MULTILINE)), page
         for mark, _ in blocks_of(page):
             assert not mark or mark == THREE_PROCESSES or mark.startswith("examples/"), f"{page}: {mark}"
-    assert {"start.md", "exactly-once.md", "operations.md", "web.md", "structures.md"} <= set(pages_to_run())
+    assert {"start.md", "exactly-once.md", "web.md", "structures.md"} <= set(pages_to_run())
 
 
 @pytest.mark.parametrize("page", pages_to_run())

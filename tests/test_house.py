@@ -54,7 +54,7 @@ FLOORS = (
     ("subscription", "group", "farewell", "snapshots", "snapshot_making", "transfer", "traffic"),
     (
         *("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
-        *("locating", "recovery", "testimony", "ringchange"),
+        *("locating", "recovery", "testimony", "ringchange", "backups", "restores"),
     ),
     ("engine", "measuring"),
     ("admin", "adminwire", "administration"),

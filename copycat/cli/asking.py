@@ -123,7 +123,12 @@ def asks_node(command: F) -> F:
         with AdminClient(data_dir, timeout) as client:
             return command(client, as_json, **given)
 
-    decorated: Any = json_option(asking)
+    return node_options(asking)  # type: ignore[no-any-return]
+
+
+def node_options(command: Any) -> Any:
+    """The options of a command that asks a node, for one that does so only now and then: see :func:`asks_node`."""
+    decorated: Any = json_option(command)
     decorated = click.option(
         "--timeout",
         type=click.FloatRange(0.1, 3600.0),
@@ -131,7 +136,7 @@ def asks_node(command: F) -> F:
         show_default=True,
         help="Seconds to wait for the node.",
     )(decorated)
-    return data_dir_option(decorated)  # type: ignore[no-any-return]
+    return data_dir_option(decorated)
 
 
 def data_dir_option(command: Any) -> Any:

@@ -11,6 +11,7 @@ import sys
 import click
 
 from copycat.cli import rotation  # noqa: F401  # adds to gossip-keys
+from copycat.cli.backup import backup, restore
 from copycat.cli.bench import bench
 from copycat.cli.demo import demo
 from copycat.cli.health import health
@@ -36,6 +37,7 @@ for command in (
     *(node, demo, bench),
     *(status, members, groups, top, health, inspect),
     *(transfer_leader, replicas, forget, leave, recover),
+    *(backup, restore),
     *(keygen, trust, gossip_keys),
 ):
     root.add_command(command)

@@ -14,7 +14,7 @@ import pytest
 
 from copycat.admin import CONNECTIONS_MAX, AdminServer
 from copycat.administration import Arguments
-from copycat.adminwire import REQUEST_BYTES_MAX, VERSION, FrameReader, pack_frame, socket_address
+from copycat.adminwire import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, VERSION, FrameReader, pack_frame, socket_address
 from copycat.cli.asking import AdminClient, NodeNotRunning
 from copycat.codec import pack
 from copycat.errors import Closed, CodecError, LeftForGood, Timeout, UsageError
@@ -37,7 +37,7 @@ class Desk:
         elif name == "closed":
             answer.set_exception(Closed("no more"))
         elif name == "huge":
-            answer.set_result(b"x" * (17 << 20))
+            answer.set_result(bytes(ANSWER_BYTES_MAX))
         else:
             raise UsageError(f"no {name}")
         return answer
