@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from copycat.channels.propose import ProposeChannel
     from copycat.node import CopyCat
     from copycat.recovery import Recovery
-    from copycat.status import GroupStatus, Health, Member, Peer
+    from copycat.status import GroupStatus, Health, Member, Peer, Problem
     from copycat.subscription import Allocation, Subscription
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Health",
     "Member",
     "Peer",
+    "Problem",
     "ProposeChannel",
     "Recovery",
     "Subscription",
@@ -50,6 +51,7 @@ _LOADED_WHEN_USED = {
     "Health": "copycat.status",
     "Member": "copycat.status",
     "Peer": "copycat.status",
+    "Problem": "copycat.status",
     "ProposeChannel": "copycat.channels.propose",
     "Recovery": "copycat.recovery",
     "Subscription": "copycat.subscription",

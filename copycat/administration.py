@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from copycat.errors import Closed, CopyCatError, NodeFailure, UsageError
 from copycat.genesis import Standing
+from copycat.health import LAG_ENTRIES_MAX, check
 from copycat.ids import DataStructureId
 from copycat.recovery import Order, Recovery, recoveries_in
 from copycat.ringchange import Step
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 GROUPS_PER_PAGE_MAX = 200
 TIMEOUT_S_MAX = 3600.0
-SEEING = frozenset(["status", "members", "groups", "group", "events"])
+SEEING = frozenset(["status", "members", "health", "groups", "group", "events"])
 """Requests that change nothing."""
 
 
@@ -40,6 +41,7 @@ class Administration:
         self._requests: dict[str, Callable[[Arguments, Future[Any]], None]] = {
             "status": self._status,
             "members": self._members,
+            "health": self._health,
             "groups": self._groups,
             "group": self._group,
             "events": self._events,
@@ -121,6 +123,12 @@ class Administration:
                 "recoveries": [recovery_form(recovery) for recovery in recoveries_in(engine.store)],
             }
         )
+
+    def _health(self, arguments: Arguments, answer: Future[Any]) -> None:
+        lag_max = arguments.count("lag_max", LAG_ENTRIES_MAX)
+        arguments.check_all_known()
+        health = check(self._engine, lag_max)
+        answer.set_result({"healthy": health.healthy, "problems": [asdict(problem) for problem in health.problems]})
 
     def _members(self, arguments: Arguments, answer: Future[Any]) -> None:
         arguments.check_all_known()

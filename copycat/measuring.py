@@ -1,4 +1,4 @@
-"""Reads a node's counters and looks up the rest, when somebody asks: what :mod:`copycat.metrics` lists, and what ails the node.
+"""Reads a node's counters and looks up the rest, when somebody asks: what :mod:`copycat.metrics` lists.
 
 Runs on the engine's thread, between two turns, and costs some microseconds for each replica on the node.
 """
@@ -10,21 +10,15 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from copycat.gossip.records import MemberState
+from copycat.health import check, consumer_lag, replica_lag
 from copycat.ids import DataStructureId
 from copycat.metrics import Sample, Spread
 from copycat.ports import Lane
-from copycat.status import Health
 from copycat.stewardship import role_of
 
 if TYPE_CHECKING:
     from copycat.engine import Engine
     from copycat.group import Group
-
-LEADERLESS_S = 5.0
-"""An election takes less."""
-
-LAG_ENTRIES_MAX = 10_000
-"""A consumer that has more than so much log to receive does not keep up."""
 
 ROLES = ("leader", "follower", "candidate", "learner")
 
@@ -43,7 +37,7 @@ def measure(engine: Engine, groups_max: int) -> list[Sample]:
     """All metrics but ``copycat_up``; of the groups with the longest logs, ``groups_max`` one by one."""
     samples = _Samples()
     config = engine.config
-    samples.add("healthy", float(not ailments(engine)))
+    samples.add("healthy", float(check(engine).healthy))
     samples.add("node_info", 1.0, engine.node_id, config.data_center, config.rack)
     _proposals(engine, samples)
     _groups(engine, samples)
@@ -125,49 +119,4 @@ def _one_group(group: Group, samples: _Samples) -> None:
     samples.add("group_commit_position", group.sequencer.position, name)
     samples.add("group_log_bytes", group.store.log_bytes, name)
     if group.leads:
-        last = group.raft.last_index
-        lags = [last - match for raft_id, match in group.matches().items() if raft_id != group.raft_id]
-        samples.add("group_lag_entries", max(lags, default=0), name)
-
-
-def consumer_lag(group: Group) -> int:
-    """Entries that the slowest consumer of the group on this node has yet to be handed."""
-    return max([group.sequencer.index - feed.sequencer.index for feed in group.feeds], default=0)
-
-
-# --- what ails it -----------------------------------------------------------------------------------------------------
-
-
-def check(engine: Engine) -> Health:
-    """Whether this node is well, and why not."""
-    reasons = ailments(engine)
-    return Health(not reasons, tuple(reasons))
-
-
-def ailments(engine: Engine) -> list[str]:
-    """What is wrong, in words, the most pressing first."""
-    reasons = []
-    age = engine.write_age()
-    if age >= engine.config.stalled_disk_hand_over_s:
-        reasons.append(f"the disk stands still: a write has not come back for {age:.1f} s")
-    swim = engine.cluster.swim
-    if not swim.joined:
-        reasons.append(f"this node is in no cluster: {swim.reason}")
-    known, alive = len(swim.known()), len(swim.alive())
-    if 2 * alive <= known:
-        reasons.append(f"no majority of the cluster: {alive} of {known} known nodes are alive")
-    groups = list(engine.hosting.groups.values())
-    leaderless = [group for group in groups if not group.leader and engine.now - group.led_at >= LEADERLESS_S]
-    mute = [group for group in leaderless if not engine.recoveries.has_quorum(group)]
-    _name(reasons, mute, "no quorum: a majority of the voters is away")
-    _name(reasons, [group for group in leaderless if group not in mute], f"no leader for {LEADERLESS_S:g} s or more")
-    _name(reasons, [group for group in groups if group.log_full or group.log_full_until], "the log is full")
-    lagging = [group for group in groups if consumer_lag(group) > LAG_ENTRIES_MAX]
-    _name(reasons, lagging, f"a consumer here lags by more than {LAG_ENTRIES_MAX} entries")
-    return reasons
-
-
-def _name(reasons: list[str], groups: list[Group], what: str) -> None:
-    """Say of how many groups this is so, and name one."""
-    if groups:
-        reasons.append(f"{what}: {len(groups)} groups, among them {DataStructureId(groups[0].id)}")
+        samples.add("group_lag_entries", replica_lag(group), name)

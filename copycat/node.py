@@ -26,15 +26,16 @@ from copycat.departures import Stage, check_may_start
 from copycat.engine import Engine
 from copycat.errors import Closed, CopyCatError, InvalidConfig, SeedUnreachable, Timeout, UsageError
 from copycat.founding import Wish
+from copycat.health import check
 from copycat.ids import DataStructureId, new_id
-from copycat.measuring import check, measure
+from copycat.measuring import measure
 from copycat.metrics import GROUPS_MAX, SCRAPE_TIMEOUT_S, Sample
 from copycat.nodestore import NodeStore
 from copycat.recovery import Order, Recovery
 from copycat.registry import make_storage, make_transport
 from copycat.runtime import Runtime
 from copycat.security.exposure import check_exposure
-from copycat.status import GroupStatus, Health, Member
+from copycat.status import GroupStatus, Health, Member, Problem
 from copycat.subscription import Allocation, Subscription, wait_for
 
 log = logging.getLogger(__name__)
@@ -176,9 +177,10 @@ class CopyCat:
             self._ask(answer, lambda: answer.set_result(check(self._engine)))
             return wait_for(answer, timeout, "asking for the health")
         except TimeoutError:
-            return Health(False, (f"the node does not answer within {timeout:g} s",))
+            problem = Problem("silent", f"the node does not answer within {timeout:g} s")
         except CopyCatError as error:
-            return Health(False, (str(error),))
+            problem = Problem("stopped", str(error))
+        return Health(False, (str(problem),), (problem,))
 
     def measure(self, groups_max: int = GROUPS_MAX, timeout: float = SCRAPE_TIMEOUT_S) -> list[Sample]:
         """The metrics of this node as they are now: see :mod:`copycat.metrics`, and docs/metrics.md for what they mean.
@@ -193,9 +195,9 @@ class CopyCat:
     def look(self, what: str, timeout: float = ANSWER_TIMEOUT_S, **arguments: Any) -> Any:
         """What the admin socket tells without changing anything, as plain values in the form of docs/commands.md.
 
-        ``what`` is ``status``, ``members``, ``groups`` (a page: ``after``, ``limit``), ``group`` (``id``) or ``events``
-        (``after`` a number). Raises :class:`~copycat.errors.UsageError`, :class:`~copycat.errors.Timeout` after ``timeout``
-        seconds, and :class:`~copycat.errors.Closed` after the end.
+        ``what`` is ``status``, ``members``, ``health`` (``lag_max``), ``groups`` (a page: ``after``, ``limit``), ``group``
+        (``id``) or ``events`` (``after`` a number). Raises :class:`~copycat.errors.UsageError`,
+        :class:`~copycat.errors.Timeout` after ``timeout`` seconds, and :class:`~copycat.errors.Closed` after the end.
         """
         if what not in SEEING:
             raise UsageError(f"what can be looked at is {', '.join(sorted(SEEING))}, not {what!r:.80}")

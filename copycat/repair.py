@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from copycat.messages import NONE
@@ -159,10 +159,10 @@ def decide(now: float, group: GroupView, nodes: Mapping[str, NodeView], policy: 
     return _Decision(now, group, nodes, policy).next(may_rebalance)
 
 
-def under_replicated(group: GroupView, nodes: Mapping[str, NodeView]) -> int:
+def missing(voters: Iterable[str], wanted: int, nodes: Mapping[str, NodeView]) -> int:
     """How many living voters are missing to the number wanted; one within the repair delay is not living."""
-    living = sum([voter.node_id in nodes and nodes[voter.node_id].state in _LIVING for voter in group.voters])
-    return max(0, group.replicas - living)
+    living = sum([node_id in nodes and nodes[node_id].state in _LIVING for node_id in voters])
+    return max(0, wanted - living)
 
 
 class _Decision:

@@ -49,11 +49,36 @@ class GroupStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a node.
+
+    ``what`` is its name, for programs: ``silent``, ``stopped``, ``stalled_disk``, ``no_cluster``, ``no_majority``,
+    ``no_quorum``, ``no_leader``, ``log_full``, ``lag``, ``slow_consumer``, ``under_replicated``. ``message`` is for people.
+    With ``serious`` the node is not healthy. ``groups``: how many data structures it concerns, ``examples`` the ids of some.
+    """
+
+    what: str
+    message: str
+    serious: bool = True
+    groups: int = 0
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.groups:
+            return self.message
+        return f"{self.message}: {self.groups} groups, among them {', '.join(self.examples)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a node is well; if not, ``reasons`` says in words what is wrong, the most pressing first."""
+    """Whether a node is well; if not, ``reasons`` says in words what is wrong, the most pressing first.
+
+    ``problems`` has the same for programs, and behind it what should be known although the node is well.
+    """
 
     healthy: bool
     reasons: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

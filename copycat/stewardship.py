@@ -51,7 +51,7 @@ from copycat.repair import (
     TransferLeader,
     decide,
     fresh_raft_id,
-    under_replicated,
+    missing,
 )
 from copycat.repair import Replica as ReplicaView
 from copycat.sequencer import Replica, pack_context
@@ -463,6 +463,10 @@ class Stewardship:
 
     # --- what others ask ---
 
+    def is_under_replicated(self, group: Group, nodes: dict[str, NodeView]) -> bool:
+        """Whether fewer voters live than are wanted; ``nodes`` are those of :meth:`nodes`."""
+        return missing([str(group.node_of(raft_id)) for raft_id in group.voters()], group.replicas_wanted, nodes) > 0
+
     def status_of(self, group: Group, nodes: dict[str, NodeView] | None = None) -> GroupStatus:
         """The replica's view of its group. ``nodes`` spares those who ask for many to look at every member each time."""
         raft = group.raft
@@ -473,7 +477,6 @@ class Stewardship:
         if group.leads:
             last = raft.last_index
             lag = {raft_id: last - match for raft_id, match in group.matches().items() if raft_id != group.raft_id}
-        missing = under_replicated(self._view(group), self.nodes() if nodes is None else nodes)
         return GroupStatus(
             data_structure_id=str(DataStructureId(group.id)),
             raft_id=group.raft_id,
@@ -487,7 +490,7 @@ class Stewardship:
             lag=lag,
             interactive=group.interactive,
             replicas_wanted=group.replicas_wanted,
-            under_replicated=missing > 0,
+            under_replicated=self.is_under_replicated(group, self.nodes() if nodes is None else nodes),
             has_quorum=self._engine.recoveries.has_quorum(group),
             log_bytes=group.store.log_bytes,
             snapshot_position=group.snapshots.position,

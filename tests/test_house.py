@@ -56,7 +56,7 @@ FLOORS = (
         *("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
         *("locating", "recovery", "testimony", "ringchange", "backups", "restores"),
     ),
-    ("engine", "measuring"),
+    ("engine", "measuring", "health"),
     ("admin", "adminwire", "administration"),
     ("runtime", "node", ""),
     ("structures", "aio", "web"),

@@ -11,8 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from copycat.cli.asking import AdminClient, asks_node, print_json
-from copycat.cli.health import judge
-from copycat.cli.tables import console, group_problem, groups_table, members_table, status_table
+from copycat.cli.tables import console, group_problem, groups_table, members_table, problem_text, status_table
 
 TOP_GROUPS_MAX = 40
 
@@ -22,14 +21,14 @@ TOP_GROUPS_MAX = 40
 def status(client: AdminClient, as_json: bool) -> None:
     """Show a running node: who it is, what it hosts, and what is wrong."""
     found = client.ask("status")
-    problems = judge(found, client.groups())
+    problems = client.ask("health")["problems"]
     if as_json:
-        print_json({**found, "problems": [problem.what for problem in problems]})
+        print_json({**found, "problems": [problem["what"] for problem in problems]})
         return
     screen = console()
     screen.print(status_table(found))
     for problem in problems:
-        screen.print(f"{problem.what}: {problem.message}", markup=False, style="red" if problem.serious else "yellow")
+        screen.print(problem_text(problem))
 
 
 @click.command(short_help="List the nodes of the cluster.")
@@ -109,6 +108,7 @@ class Look:
     def _see(self) -> None:
         self.status = self._client.ask("status")
         self.groups = list(self._client.groups())
+        self.problems = self._client.ask("health")["problems"]
         self._at = time.monotonic()
 
     def rates(self) -> dict[str, float]:
@@ -135,11 +135,10 @@ class Look:
 
     def shown(self) -> Stack:
         rates = self.group_rates()
-        problems = judge(self.status, self.groups)
         busiest = sorted(self.groups, key=lambda group: (group_problem(group) is None, -rates.get(group["id"], 0.0)))
         whole = "  ".join(f"{name} {rate:,.0f}/s" for name, rate in self.rates().items())
         lines: list[Any] = [status_table(self.status), Text(whole)]
-        lines += [Text(f"{each.what}: {each.message}", style="red" if each.serious else "yellow") for each in problems]
+        lines += [problem_text(problem) for problem in self.problems]
         lines.append(groups_table(busiest[:TOP_GROUPS_MAX], rates))
         if len(busiest) > TOP_GROUPS_MAX:
             lines.append(Text(f"... and {len(busiest) - TOP_GROUPS_MAX} more"))

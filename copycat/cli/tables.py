@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 WIDTH_WITHOUT_TERMINAL = 160
 _STATE_STYLES = {"alive": "green", "suspect": "yellow", "dead": "red", "left": "dim"}
@@ -44,6 +45,15 @@ def status_table(status: dict[str, Any]) -> Table:
     for name, value in rows:
         table.add_row(name, escape(value))
     return table
+
+
+def problem_text(problem: dict[str, Any]) -> Text:
+    """One line of what ails a node, as its ``health`` tells it."""
+    line = f"{problem['what']}: {problem['message']}"
+    if problem["examples"]:
+        more = ", ..." if problem["groups"] > len(problem["examples"]) else ""
+        line += f", {problem['groups']} groups ({', '.join(problem['examples'])}{more})"
+    return Text(line, style="red" if problem["serious"] else "yellow")
 
 
 def rings_table(nodes: Iterable[dict[str, Any]], silent: Iterable[str]) -> Table:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from copycat.config import Config
 from copycat.engine import Engine
 from copycat.founding import Wish
-from copycat.measuring import LEADERLESS_S, check
+from copycat.health import LEADERLESS_S, check
 from copycat.testing.world import GOSSIP_PORT, World
 
 HOSTS = ("a", "b", "c")
