@@ -96,6 +96,8 @@ class Config:
     """Proposals in one log entry."""
     batch_bytes_max: int = MIB
     """Bytes of proposals in one log entry (a single larger proposal travels alone)."""
+    append_bytes_max: int = MIB
+    """Bytes of log entries in one message to another replica (a single larger entry travels alone)."""
     in_flight_bytes_max: int = 16 * MIB
     """Bytes sent but not committed, per subscription; ``send`` blocks beyond."""
     in_flight_proposals_max: int = 262_144
@@ -211,6 +213,7 @@ _POSITIVE = (
     "proposal_bytes_max",
     "batch_proposals_max",
     "batch_bytes_max",
+    "append_bytes_max",
     "in_flight_bytes_max",
     "in_flight_proposals_max",
     "commit_queue_bytes_max",

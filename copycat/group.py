@@ -35,8 +35,9 @@ from copycat.messages import (
 from copycat.plausibility import check_member
 from copycat.ports import WriteBatch
 from copycat.proposer import Proposer
-from copycat.raft import ProgressState, RaftConfig, RawNode, Ready
+from copycat.raft import ProgressState, RawNode, Ready
 from copycat.raft.confchange import unpack_conf_change
+from copycat.raftconfig import raft_config
 from copycat.reads import Barrier, ReadQueue
 from copycat.replicastore import ReplicaStore
 from copycat.sequencer import Replica, Sequencer
@@ -51,10 +52,6 @@ def founders_of(genesis: Genesis) -> dict[int, Replica]:
     return {raft_id: Replica(node_id, placed=True) for raft_id, node_id in genesis.voters}
 
 
-UNCOMMITTED_BYTES_MAX = 64 << 20
-INFLIGHT_MESSAGES_MAX = 256
-INFLIGHT_BYTES_MAX = 32 << 20
-MESSAGE_BYTES_MAX = 1 << 20
 ROUTES_MAX = 1024
 """Raft ids for which is remembered from which node they spoke."""
 
@@ -127,30 +124,12 @@ class Group:
         self.log_full_until = 0.0
         """How long the leader's word counts that it takes none; 0 if it takes some."""
         self.conf_states: list[tuple[int, ConfState]] = []
+        self._loaded_commit = store.initial_state()[0].commit
         self._deferred: HardState | None = None
         self._only_commits = False
         self._told = (0, 0, 0)
-        config = host.config
-        self.raft = RawNode(
-            RaftConfig(
-                id=self.raft_id,
-                election_tick=config.election_ticks,
-                heartbeat_tick=config.heartbeat_ticks,
-                storage=store,
-                applied=self.sequencer.index,
-                async_storage_writes=True,
-                size_per_msg_max=min(MESSAGE_BYTES_MAX, config.frame_bytes_max // 4),  # or a frame would be refused
-                committed_size_per_ready_max=4 * MESSAGE_BYTES_MAX,
-                uncommitted_size_max=UNCOMMITTED_BYTES_MAX,
-                inflight_msgs_max=INFLIGHT_MESSAGES_MAX,
-                inflight_bytes_max=INFLIGHT_BYTES_MAX,
-                check_quorum=True,
-                pre_vote=True,
-                step_down_on_removal=True,
-                install_older_snapshots=True,
-                rng=random.Random(host.rng.getrandbits(64)),
-            )
-        )
+        rng = random.Random(host.rng.getrandbits(64))
+        self.raft = RawNode(raft_config(host.config, self.raft_id, store, self.sequencer.index, rng))
         self.conf_states.append((self.sequencer.index, store.initial_state()[1]))
 
     # --- what comes in ---
@@ -392,11 +371,22 @@ class Group:
             feed.offer(entries, self.snapshots.due)
         self.reads.release(self.sequencer.index, self.sequencer.position)
         if members_changed:
+            self._keep_commit()
             self.removed = self.is_departed(self.raft_id)
             self.farewell.begin()
             self.host.changed_members(self)
         elif self.farewell.came():
             self.host.changed_members(self)
+
+    def _keep_commit(self) -> None:
+        """Write down that a change of the members is committed, or a restart would go back to the members before.
+
+        Of those a majority may be lost for good by then. Of anything else any leader tells again that it is committed.
+        """
+        if self.sequencer.index <= self._loaded_commit:
+            return
+        batch = self.host.stage(True, lambda: self.store.complete(pending))
+        pending = self.store.stage_commit(batch, self.sequencer.index)
 
     def _pump(self, feed: Feed) -> None:
         at = feed.sequencer.index

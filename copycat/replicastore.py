@@ -237,6 +237,11 @@ class ReplicaStore:
 
         return self._completions.pend(effect)
 
+    def stage_commit(self, batch: WriteBatch, index: int) -> Pending:
+        """Stage that all up to and with ``index``, an entry of the log, is committed."""
+        staged = self._staged
+        return self.stage(batch, HardState(staged.term, staged.vote, max(staged.commit, index)), ())
+
     def stage_compaction(self, batch: WriteBatch, index: int) -> Pending:
         """Stage the removal of all entries up to and with ``index``; its term stays readable.
 

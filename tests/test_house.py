@@ -51,7 +51,7 @@ FLOORS = (
         *("genesis", "acceptor", "creation", "enrolment", "lookup", "hostset", "directory", "placement", "repair"),
     ),
     ("plausibility",),
-    ("subscription", "group", "farewell", "snapshots", "snapshot_making", "transfer", "traffic"),
+    ("raftconfig", "subscription", "group", "farewell", "snapshots", "snapshot_making", "transfer", "traffic"),
     (
         *("hosting", "founding", "departures", "consumers", "exchange", "cluster", "stewardship", "errands"),
         *("locating", "recovery", "testimony", "ringchange", "backups", "restores"),

@@ -142,6 +142,7 @@ def _draw_config(rng: random.Random, replicas: int) -> Config:
         election_ticks=rng.choice((5, 10, 20)),
         batch_proposals_max=batch,
         batch_bytes_max=batch_bytes,
+        append_bytes_max=rng.choice((1, 1, 4096, 1 << 20)),
         in_flight_proposals_max=rng.choice((8, 64, 10_000)),
         in_flight_bytes_max=rng.choice((2_000, 100_000)),
         commit_queue_bytes_max=rng.choice((500, 5_000, 1 << 20)),

@@ -194,3 +194,31 @@ def test_a_node_without_room_is_not_chosen_and_gives_its_voters_away() -> None:
     run_until(world, outcome.done, "the wish ends")
     with pytest.raises(NotEnoughNodes, match="room"):
         raise outcome.result() or AssertionError("a group without voters was made")
+
+
+def test_who_the_members_are_survives_that_all_lose_power_at_once() -> None:
+    """A change that is done is known to be: of the members before it, a majority may be lost for good by then.
+
+    Nothing is written behind it here that would tell, as the groups are idle.
+    """
+    world = watched(11, 1)
+    ids = group_ids(6)
+    create(world, ids)
+    for number in (1, 2):
+        add(world, number)
+    run_until(world, lambda: whole(world, len(ids)), "every group has grown to three voters")
+    world.run_for(2.0)
+    survivors = world.running()
+    changed = {
+        (node.host, group_id): group.conf_states[-1][0]
+        for node in survivors
+        for group_id, group in engine_of(node).hosting.groups.items()
+    }
+    assert max(changed.values()) > 0
+    for node in survivors:
+        node.crash()
+    for node in survivors:
+        node.start()
+    for (host, group_id), index in changed.items():
+        group = engine_of(world.nodes[host]).hosting.groups[group_id]
+        assert group.store.initial_state()[0].commit >= index, "it would go back to the members before"
