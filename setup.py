@@ -13,6 +13,7 @@ setup(
         "copycat.transports",
         "copycat.storage",
         "copycat.examples",
+        *(f"copycat.examples.{name}" for name in find_packages("examples")),
     ],
     package_dir={
         "copycat": "copycat",
