@@ -8,6 +8,9 @@ from collections.abc import Iterator
 INLINE_BYTES_MAX = 64 * 1024
 ARGUMENTS_MAX = 1024 * 1024
 _CRLF = b"\r\n"
+_COUNTS = {b"*%d" % number: number for number in range(1, 33)}
+_LENGTHS = {b"$%d" % number: number for number in range(1024)}
+"""Heads of what is common: looked up in less time than they are read."""
 
 
 class ProtocolError(Exception):
@@ -37,6 +40,8 @@ class RequestReader:
         self._buffer += data
         self._at = 0
         try:
+            if self._skip is None:
+                yield from self._plain()
             while self._at < len(self._buffer):
                 start = self._at
                 command = self._next()
@@ -48,6 +53,26 @@ class RequestReader:
                     yield command
         finally:
             del self._buffer[: self._at]
+
+    def _plain(self) -> Iterator[list[bytes]]:
+        """Commands of a few short arguments, cut in one go, up to the first that is not of that kind."""
+        parts = bytes(self._buffer).split(_CRLF)
+        last = len(parts) - 1
+        at = 0
+        while at < last:
+            count = _COUNTS.get(parts[at])
+            end = at + 1 + 2 * (count or last)
+            if end > last:
+                return
+            heads, command = parts[at + 1 : end : 2], parts[at + 2 : end : 2]
+            if list(map(_LENGTHS.get, heads)) != list(map(len, command)):
+                return
+            size = sum(map(len, command))
+            if size > self._bytes_max:
+                return
+            self._at += len(parts[at]) + 2 + sum(map(len, heads)) + size + 4 * len(command)
+            at = end
+            yield command
 
     def _next(self) -> list[bytes] | TooLong | None:
         """The next command, empty for a blank line; None if it is not whole. Moves on only over what is whole."""

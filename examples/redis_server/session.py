@@ -307,7 +307,7 @@ class Session(asyncio.Protocol):
 
 
 def _size(line: list[Any]) -> int:
-    return sum([len(each) + 5 for each in line])
+    return sum(map(len, line)) + 5 * len(line)
 
 
 def _told(error: CopyCatError) -> CommandError:
