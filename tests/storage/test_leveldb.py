@@ -248,3 +248,21 @@ def test_the_number_of_the_last_write_is_nobody_elses_business(tmp_path: Path) -
         assert [key for key, _ in storage.scan(b"", LAST)] == [b"\x00", b"\x01"]
         assert [key for key, _ in storage.scan(b"", LAST, reverse=True)] == [b"\x01", b"\x00"]
         assert list(storage.scan(NUMBER_KEY, b"\x01")) == []
+
+
+def test_what_was_written_with_compression_is_read_without_it_and_the_other_way_round(tmp_path: Path) -> None:
+    value = b"repetition " * 10_000
+    sizes = []
+    for number, compress in enumerate((True, False)):
+        storage = LevelDBStorage(compress)
+        storage.open(tmp_path)
+        assert [storage.get(b"%d" % each) for each in range(number)] == [value] * number
+        batch = WriteBatch()
+        batch.put(b"%d" % number, value)
+        storage.write(batch, sync=True)
+        storage._database.compact_range()
+        sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("*.ldb")))
+        storage.close()
+    assert sizes[0] < len(value) < sizes[1]
+    with opened(tmp_path) as storage:
+        assert [storage.get(b"%d" % each) for each in range(2)] == [value] * 2
